@@ -186,7 +186,7 @@ def _on_label_files(design: Design, labels: Sequence[Learned]) -> int:
     """Number of points that lie on labels of files that can be read."""
     hit = np.zeros(len(design), bool)
     # One area for all label files of a model: its polygons are read once.
-    inside = {area: _inside(design, area) for area in {label.area for label in labels}}
+    inside = {area: _inside(design, area) for area in dict.fromkeys(label.area for label in labels)}
     for label in labels:
         try:
             hit |= _on_labels(design, label, inside[label.area])

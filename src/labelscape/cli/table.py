@@ -230,7 +230,8 @@ def _print(
     as_json: bool,
 ) -> None:
     if as_json:
-        times_of = {row: [t.as_json() for t in timed if t.number == row] for row in {t.number for t in timed}}
+        rows = dict.fromkeys(t.number for t in timed)
+        times_of = {row: [t.as_json() for t in timed if t.number == row] for row in rows}
         print_json([{**r.as_json(), "times": times_of.get(r.number, [])} for r in results])
         return
     print_results(name, results, budget, setting, short=short)

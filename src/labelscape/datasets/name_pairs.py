@@ -40,7 +40,8 @@ def _folders_changed(
     ways = {mapped for mapped, _ in _ways([((), f) for f in mine], [((), f) for f in theirs])}
     if len(ways) != 1:
         return None
-    other = {folder: theirs[n] for folder, n in zip(mine, next(iter(ways)))}
+    (way,) = ways
+    other = {folder: theirs[n] for folder, n in zip(mine, way)}
     return [(tuple(other["/".join(folders)].split("/")), name) for folders, name in images], labels
 
 

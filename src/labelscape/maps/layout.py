@@ -109,7 +109,7 @@ def blocks_for(plan: TilePlan, workers: int, scenes: int = 1) -> Blocks:
         for down in _divisors(height)
         for across in _divisors(width)
     }
-    fair = [s for s in sizes if s[0] * s[1] <= MOST_TILES] or [(1, min(width, MOST_TILES))]
+    fair = {s for s in sizes if s[0] * s[1] <= MOST_TILES} or {(1, min(width, MOST_TILES))}
     # Of equals the wider one: its tiles are written in its order.
     return min((Blocks(plan, *size) for size in sorted(fair, reverse=True)), key=time)
 

@@ -303,9 +303,9 @@ def stored_model(name: str, *, in_channels: int, classes: int, options: Mapping[
         if option not in (known := options_of(name)):
             raise UnknownName(f"option of {name}", option, known)
     build = {key: value for key, value in given.items() if key not in ("pretrained", "weights")}
-    for key in {"backbone", "encoder"} & build.keys():
+    for key in ("backbone", "encoder"):
         # The tag names weights, not an architecture: another release of timm may not know it any more.
-        if isinstance(build[key], str):
+        if isinstance(build.get(key), str):
             build[key] = build[key].partition(".")[0]
     return entry(name).build(in_channels=in_channels, classes=classes, **build)
 

@@ -41,7 +41,7 @@ class Fit:
 
     def told(self, start: Checkpoint, name: str) -> list[str]:
         """What is taken over and what is not, as lines."""
-        some = set(self.partly) - set(self.whole)
+        some = [key for key in self.partly if key not in self.whole]
         parts, by_name = (
             sorted({key.rpartition(".")[0] for key in keys}) for keys in ((*self.new, *some), self.whole)
         )

@@ -151,7 +151,7 @@ def load_state(
 
 def _other_data(before: dict, now: dict) -> list[str]:
     """In what the data of a saved state differs, in words: facts that both have, and files."""
-    common = before.keys() & now.keys() - {FILES}
+    common = [key for key in before if key in now and key != FILES]
     changed = differing({key: before[key] for key in common}, {key: now[key] for key in common})
     old, new = (side.get(FILES) for side in (before, now))
     if old is None or new is None:

@@ -123,8 +123,8 @@ def _plan(levels: Sequence[Tensor], weight: Tensor, bias: Tensor, second: Tensor
     row_bytes = min(width, COLUMNS) * weight.element_size()
     strip = max(1, STRIP_BYTES // (BLOCK_ROWS * weight.shape[0] * row_bytes)) * BLOCK_ROWS
     units = max(32, BLOCK_BYTES // (BLOCK_ROWS * row_bytes) // 32 * 32)
-    sizes = {min(BLOCK_ROWS, height), height % BLOCK_ROWS} - {0}
-    rows = {r: torch.cat([_shares(r, f, weight) for f in COARSE], dim=1) for r in sizes}
+    sizes = dict.fromkeys((min(BLOCK_ROWS, height), height % BLOCK_ROWS))
+    rows = {r: torch.cat([_shares(r, f, weight) for f in COARSE], dim=1) for r in sizes if r}
     weights = weight.split([level.shape[1] for level in levels], dim=1)
     return Plan(weights, bias, second, rows, strip, units)
 
