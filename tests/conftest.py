@@ -1,8 +1,10 @@
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -15,6 +17,17 @@ torch.set_num_threads(1)  # tensors here are tiny: more threads only wait for ea
 # for others. No deadline: a busy machine is no slow function.
 settings.register_profile("repeated", derandomize=True, deadline=None)
 settings.load_profile("repeated")
+
+
+SEED = 20_251  # one that no test sets itself: weights and images drawn from one stream would be related
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before all fixtures, those of modules too: a test draws the same numbers whatever ran before it."""
+    torch.manual_seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002  scikit-learn and others draw from it
+    random.seed(SEED)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,10 +1,15 @@
-"""A set of texts comes in another order in every process: nothing that is told may depend on it."""
+"""What differs from process to process decides nothing: the order of a set of texts, in the package; what was
+drawn before, in a test.
+"""
 
 import ast
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 PACKAGE = Path(__file__).parent.parent / "src" / "labelscape"
 FREE = {"sorted", "set", "frozenset", "sum", "any", "all", "len", "min", "max"}
@@ -92,3 +97,12 @@ def test_nothing_goes_through_a_set_in_its_own_order():
 def test_the_rule_itself(line, ordered):
     tree = ast.parse(f"def f(given): {line}" if line[:3] != "for" else f"def f(given):\n    {line}")
     assert (not [*taken_in_order(tree)]) == ordered
+
+
+DRAWN = []
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_what_a_test_draws_does_not_depend_on_those_before_it(turn):
+    DRAWN.append((torch.rand(1).item(), np.random.rand(), random.random()))  # noqa: NPY002
+    assert len({*DRAWN}) == 1
