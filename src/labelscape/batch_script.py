@@ -20,7 +20,7 @@ def header(
     BadOption for less than one hour.
     """
     if hours < 1:
-        raise BadOption(f"hours={hours} must be at least 1.")
+        raise BadOption(f"`hours={hours}` must be at least 1.")
     # A requeued job writes into the same folder, which is what lets it continue.
     lines = [
         "#!/bin/bash",

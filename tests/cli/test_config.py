@@ -474,7 +474,7 @@ mate_block: 32
 
 def test_what_does_not_fit_together_is_left_to_the_whole_recipe(here):
     Path("train.yaml").write_text("images: scene.tif\nwarmup: 900\nsteps: 100\n")
-    with pytest.raises(BadOption, match=r"warmup=900 is longer than the run of steps=100"):
+    with pytest.raises(BadOption, match=r"`warmup=900` is longer than the run of `steps=100`"):
         read_config("train.yaml")
 
 

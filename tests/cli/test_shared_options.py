@@ -14,11 +14,12 @@ from typer.models import OptionInfo
 
 import labelscape
 from labelscape.cli import app, check, evaluate, map, polygonize
-from labelscape.cli.options import OF_MATE, SETTINGS, Labels, as_options
+from labelscape.cli.options import OF_MATE, OF_RECIPE, SETTINGS, Labels, as_options
 from labelscape.cli.second_task import SecondTask
 from labelscape.cli.train import Holdout
 from labelscape.errors import BadOption
 from labelscape.maps.request import MapRequest
+from labelscape.training.recipe import Recipe
 
 OF_EVALUATE = {"area", "out", "task"}
 """Of `evaluate` these say where labels are complete, not what is mapped, where details of a score go, if
@@ -69,6 +70,8 @@ def test_a_map_is_checked_and_evaluated_under_the_options_that_decide_its_values
         ("`start=a b/c.safetensors`", "--start a b/c.safetensors"),
         ("`data={'block': 64}`", "-o data.block=64"),
         ("`data.block=64`", "-o data.block=64"),
+        ("`map_size=512`, `map_crop=300`", "--map-size 512, -o map_crop=300"),
+        ("`scale_range=(0.5, 2.0)`", "-o scale_range=0.5,2.0"),
         ("`mate.data.classes={'other': 0, 'road': 1}`", "--mate-classes other=0,road=1"),
         ("`mate.data.ignore_values`", "--mate-ignore-value"),
         ("`mate.data.pixel_size=2`", "-o mate.data.pixel_size=2"),
@@ -109,6 +112,33 @@ def test_every_option_that_a_message_names_is_translated():
     named = {name for name in names_in_messages() if f"--{name.replace('_', '-')}" in options}
     assert {"overwrite", "dtype", "freeze"} <= named
     assert named - set(SETTINGS.split()) == set()
+
+
+def test_the_settings_of_a_recipe_without_an_option_are_set_by_name():
+    options = {name[2:].replace("-", "_") for name in options_of_verbs()}
+    assert set(OF_RECIPE.split()) == Recipe.model_fields.keys() - options - {"data", "options"}
+
+
+def test_no_message_names_a_setting_without_backquotes():
+    """As `f"crop={crop}"`: on the command line it is --crop."""
+    known, found = {*SETTINGS.split(), *OF_RECIPE.split()}, []
+    package = Path(labelscape.__file__).parent
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not (isinstance(node, ast.Call) and called(node) in ("BadOption", "BadInput", "problems")):
+                continue
+            for text in (one for one in ast.walk(node) if isinstance(one, ast.JoinedStr)):
+                for part in text.values[:-1]:
+                    end = re.search(r"(^|[^`\w.])(\w+)=$", str(getattr(part, "value", "")))
+                    if end and end[2] in known:
+                        found.append(f"{file.name}:{text.lineno} {end[2]}")
+    assert not found, "\n".join(found)
+
+
+def called(node):
+    """The class that is raised; of `problems.append` the list of what is wrong with a recipe."""
+    name = node.func.value if getattr(node.func, "attr", "") == "append" else node.func
+    return getattr(name, "id", "")
 
 
 def test_every_setting_that_is_translated_is_an_option():

@@ -195,7 +195,7 @@ def test_a_plane_and_a_masked_array(tmp_path):
         (np.zeros((2, 5, 5)), {"units": ((1.0, 0.0),)}, r"2 bands, so 2 pairs \(scale, offset\)"),
         (np.zeros((2, 5, 5)), {"units": (1.0, 2.0)}, r"2 pairs \(scale, offset\)"),
         (np.zeros((2, 5, 5), "u2"), {"nodata": -9999}, "uint16: a whole number from 0 to 65535"),
-        (np.zeros((2, 5, 5), "u2"), {"nodata": 0.5}, "nodata=0.5 cannot be a pixel"),
+        (np.zeros((2, 5, 5), "u2"), {"nodata": 0.5}, "`nodata=0.5` cannot be a pixel"),
     ],
 )
 def test_arrays_that_are_no_scene(pixels, options, message):
@@ -208,7 +208,7 @@ def test_a_nodata_value_that_no_pixel_can_have_makes_none_invalid(tmp_path):
     pixels = np.full((2, 5, 5), 55537, np.uint16)
     path = world.write(tmp_path / "scene.tif", pixels)
     for wrong in (-9999, 70000, 0.5, float("inf")):
-        with pytest.raises(BadOption, match=f"nodata={wrong:g} cannot be a pixel of scene.*uint16"):
+        with pytest.raises(BadOption, match=f"`nodata={wrong:g}` cannot be a pixel of scene.*uint16"):
             open_scene(path, nodata=wrong)
         assert nodata_rule(wrong, pixels.dtype) is None
     with open_scene(path, nodata=float("nan")) as scene:

@@ -300,7 +300,7 @@ def test_bytes_and_floats_make_one_stack(tmp_path):
         assert scene.dtype == np.float32
         np.testing.assert_array_equal(scene.read().pixels[:, 1, 0], [200, 281.5])
         np.testing.assert_array_equal(scene.read().valid, height > 0)
-    with pytest.raises(BadOption, match="nodata=-9999 cannot be a pixel"):
+    with pytest.raises(BadOption, match="`nodata=-9999` cannot be a pixel"):
         FileScene([tmp_path / "red.tif"], nodata=-9999)
 
 

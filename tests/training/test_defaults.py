@@ -76,7 +76,7 @@ def test_the_warm_up_is_a_share_of_the_run():
     assert scaled(recipe, 0.01, {}).warmup == 10
     assert scaled(recipe, 1.0, {"steps": 500, "warmup": 50}).warmup == 50
     assert base_recipe(make_recipe(data=DATA, steps=100, base_steps=50, warmup=20)).warmup == 10
-    with pytest.raises(BadOption, match="warmup=1000 is longer than the run of steps=4"):
+    with pytest.raises(BadOption, match="`warmup=1000` is longer than the run of `steps=4`"):
         make_recipe(data=DATA, steps=4, warmup=1000)
 
 

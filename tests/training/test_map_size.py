@@ -259,14 +259,14 @@ def test_recipes_without_a_map_size_are_stored_as_before():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"map_size": 64}, "map_size=64 is smaller than crop=128"),
+        ({"map_size": 64}, "`map_size=64` is smaller than `crop=128`"),
         ({"map_steps": 10, "map_tiles": 3}, "map_steps, map_tiles belong to map_size, which is missing"),
-        ({"map_size": 256, "map_steps": 500}, "map_steps=500 are more than steps=400"),
-        ({"map_size": 256, "map_crop": 300}, "map_crop=300 is larger than map_size=256"),
-        ({"map_size": 256, "map_crop": 100}, "map_crop=100 is not larger than crop=128"),
+        ({"map_size": 256, "map_steps": 500}, "`map_steps=500` are more than `steps=400`"),
+        ({"map_size": 256, "map_crop": 300}, "`map_crop=300` is larger than `map_size=256`"),
+        ({"map_size": 256, "map_crop": 100}, "`map_crop=100` is not larger than `crop=128`"),
         (
             {"map_size": 256, "map_steps": 9, "batch": 2},
-            "map_crop=128 is not larger than crop=128 .*memory of batch=2",
+            "`map_crop=128` is not larger than `crop=128` .*memory of `batch=2`",
         ),
         ({"map_size": 256, "map_batch": 3, "accumulate": 2}, "map_batch=3 cannot be divided"),
         ({"map_size": "big"}, "map_size"),
@@ -278,7 +278,7 @@ def test_recipes_without_a_map_size_are_stored_as_before():
                 "val_every": 5,
                 "data": {"images": ["a"], "val": 0.2},
             },
-            "patience=2 may end training before the last map_steps=100",
+            "`patience=2` may end training before the last `map_steps=100`",
         ),
     ],
 )
@@ -410,7 +410,7 @@ def test_the_command_line_has_both_parts(run_cli, monkeypatch):
     monkeypatch.setattr(train_ahead, "print_slurm", lambda ahead, out, recipe: seen.append(recipe))
     words = ["train", "a.tif", "--labels", "b.tif", "--out", "r", "--slurm", "1x1", "--crop", "64"]
     code, _, err = run_cli(*words, "--map-size", "32")
-    assert code == 2 and "map_size=32 is smaller than crop=64" in err
+    assert code == 2 and "--map-size 32 is smaller than --crop 64" in err
     assert run_cli(*words, "--map-size", "512", "--map-steps", "0", "-o", "map_tiles=5")[0] == 0
     assert (seen[0].map_size, seen[0].map_steps, seen[0].map_tiles) == (512, 0, 5)
     app([*shlex.split(command_of(seen[0], "r"))[1:], "--slurm", "1x1"], standalone_mode=False)

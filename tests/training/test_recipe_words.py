@@ -145,9 +145,9 @@ def test_precision_has_one_word_and_that_of_before_is_understood():
 
 
 def test_a_rate_that_adamw_cannot_use_is_refused():
-    with pytest.raises(BadOption, match="base_rate=0.1 is too high for adamw") as caught:
+    with pytest.raises(BadOption, match="`base_rate=0.1` is too high for adamw") as caught:
         make_recipe(data=DATA, optimizer="adamw", rate=0.05, base_rate=0.1)
-    assert "- rate=0.05 is too high for adamw" in str(caught.value)
+    assert "- `rate=0.05` is too high for adamw" in str(caught.value)
     assert make_recipe(data=DATA, network="fcn", optimizer="adamw", rate=0.001).optimizer == "adamw"
 
 
@@ -215,7 +215,7 @@ def test_a_fold_sets_the_holdout_and_is_stored_only_where_given():
     for wrong, said in (
         ({"holdout": 0.3}, "fold=2/5 cannot be given with holdout=0.3"),
         ({"split": "random"}, "fold=2/5 cannot be given with split=random"),
-        ({"fold": "6/5"}, "fold='6/5' must be K/N"),
+        ({"fold": "6/5"}, "`fold=6/5` must be K/N"),
     ):
         with pytest.raises(BadOption, match=said):
             make_recipe(data={**DATA, "fold": "2/5", **wrong})

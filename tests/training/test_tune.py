@@ -274,7 +274,7 @@ def test_networks_have_their_own_defaults(settings, tmp_path, quick):
         ({"rate": "1e-2:1e-4"}, "LOW below HIGH"),
         ({"rate": "0:1:log"}, "must be above 0"),
         ({"rate": "1:2:lg"}, "rate=1:2:lg must read LOW:HIGH, LOW:HIGH:log or LOW:HIGH:STEP"),
-        ({"rate": "1e-3:1"}, "rate=1.0 is too high for adamw"),
+        ({"rate": "1e-3:1"}, "`rate=1.0` is too high for adamw"),
         ({"crop": "8,64"}, "`crop=8` must be at least 16"),
         ({"crop": "64"}, "crop=64 must be two values or more"),
         ({"crop.x": "64,32"}, "crop is a single value"),

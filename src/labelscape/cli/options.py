@@ -471,9 +471,17 @@ SETTINGS = (
     "column confidence top below corrections by_name crs each like method pixel_size workers cluster "
     "grain block_timeout journal other over pixel windows trials hours pruner train_best to dtype dynamic "
     "opset normalise force license private level replicates tolerance freeze encoder_factor independent "
-    "port band"
+    "port band base_rate layer_decay map_size map_steps"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
+
+OF_RECIPE = (
+    "accumulate augment aux_losses aux_weight base_batch class_weights clip_norm ema keep_every losses "
+    "map_batch map_crop map_tiles measure_tile_sizes measure_unfamiliar momentum normalisation patience "
+    "power rate_factors resampling sampling save_every scale_range scale_set schedule sync_bn tenth_every "
+    "val_every warmup weight_decay"
+)
+"""Settings of a recipe without an option of their own, which `-o KEY=VALUE` sets."""
 
 OF_MATE = (
     "area asset background band_names bands block buffer class_column classes dataset holdout ignore_values "
@@ -495,7 +503,7 @@ def as_options(text: str) -> str:
         its_own = name.removeprefix("mate.data.")
         if name.startswith("mate.data.") and its_own in OF_MATE.split():
             return option_named(f"mate_{its_own}", value)
-        if "." in name and value:
+        if value and ("." in name or name in OF_RECIPE.split()):
             return f"-o {name}={_typed(_value(value))}"
         if name not in SETTINGS.split():
             return found[0]

@@ -31,7 +31,7 @@ def trained_share(
     BadOption for a share that is none, BadInput where nothing is divided.
     """
     if not 0 < share <= 1:
-        raise BadOption(f"train_share={share} must be above 0 and at most 1.")
+        raise BadOption(f"`train_share={share}` must be above 0 and at most 1.")
     by_file = any(part_of)
     if not by_file and any(scene.split is None for scene in scenes):
         raise BadInput("A share of the training blocks needs held-out ones: give `holdout` above 0.")

@@ -113,7 +113,7 @@ def fold_of(text: str) -> tuple[int, int]:
     number, slash, folds = str(text).partition("/")
     if slash and number.isdecimal() and folds.isdecimal() and 1 <= int(number) <= int(folds) >= 2:
         return int(number), int(folds)
-    raise BadOption(f"fold={text!r} must be K/N, fold K of N, such as 1/5 for the first of five.")
+    raise BadOption(f"`fold={text}` must be K/N, fold K of N, such as 1/5 for the first of five.")
 
 
 def _stratified(counts: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:

@@ -140,7 +140,7 @@ def _model(model: Checkpoint | str | Path, name: str | None, license: str) -> tu
     if checkpoint.stored is None:
         raise BadOption("This checkpoint was made in memory: save it first (`ls.save`), and give its path.")
     if license and not LICENSE.fullmatch(license):
-        raise BadOption(f"license={license!r} must be an SPDX identifier, such as CC-BY-4.0 or MIT.")
+        raise BadOption(f"`license={license}` must be an SPDX identifier, such as CC-BY-4.0 or MIT.")
     file = Path(checkpoint.stored.path)
     if StoredAs.now(file) != checkpoint.stored:
         raise BadFile(f"{file} has changed since it was loaded; load it again.")

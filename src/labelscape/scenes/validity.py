@@ -278,7 +278,7 @@ def check_nodata(given: float, dtypes: Sequence[np.dtype], name: str) -> None:
     limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
     kind = "a whole number" if dtype.kind in "iu" else "a number"
     raise BadOption(
-        f"nodata={given:g} cannot be a pixel of {name}, whose type is {dtype.name}: {kind} from "
+        f"`nodata={given:g}` cannot be a pixel of {name}, whose type is {dtype.name}: {kind} from "
         f"{limits.min:g} to {limits.max:g} was expected."
     )
 

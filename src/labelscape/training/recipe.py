@@ -273,8 +273,8 @@ class Recipe(BaseModel):
         problems += self._wrong_heads()
         if self.warmup > self.steps:
             problems.append(
-                f"warmup={self.warmup} is longer than the run of steps={self.steps}: the rate would never "
-                "reach its value. Shorten it."
+                f"`warmup={self.warmup}` is longer than the run of `steps={self.steps}`: the rate would "
+                "never reach its value. Shorten it."
             )
         problems += wrong_factors("losses", self.losses, some=True)
         problems += wrong_factors("aux_losses", self.aux_losses or {}, some=self.aux_losses is not None)
@@ -284,13 +284,15 @@ class Recipe(BaseModel):
             idle = {"encoder_factor": self.encoder_factor, "layer_decay": self.layer_decay}
             problems += wrong_freeze(bool(self.start or self.base_steps), self.options, idle)
         if self.start and self.base_steps:
-            problems.append("start and base_steps both choose the first weights; give one of them.")
+            problems.append("`start` and `base_steps` both choose the first weights; give one of them.")
         if self.data.holdout + self.data.val >= 1:
-            problems.append(f"holdout={self.data.holdout} and val={self.data.val} leave nothing to train on.")
+            problems.append(
+                f"`holdout={self.data.holdout}` and `val={self.data.val}` leave nothing to train on."
+            )
         rates = {"rate": self.rate, **({"base_rate": self.base_rate} if self.base_steps else {})}
         for what, rate in rates.items():
             if self.optimizer == "adamw" and rate > HIGHEST_ADAMW_RATE:
-                problems.append(f"{what}={rate} is too high for adamw; try 0.001, or optimizer=sgd.")
+                problems.append(f"`{what}={rate}` is too high for adamw; try 0.001, or `optimizer=sgd`.")
         problems += self._unequal_parts()
         problems += wrong_map_size(dict(self))
         for where, bounds in (
@@ -300,15 +302,15 @@ class Recipe(BaseModel):
             if bounds and not 0 < bounds[0] <= bounds[1]:
                 problems.append(f"{where}={bounds} must be (least, most) above 0.")
         if self.scale_range and self.scale_set:
-            problems.append("scale_range and scale_set are two ways to draw a scale; give one.")
+            problems.append("`scale_range` and `scale_set` are two ways to draw a scale; give one.")
         if any(scale <= 0 for scale in self.scale_set):
-            problems.append(f"scale_set={self.scale_set} must be above 0.")
+            problems.append(f"`scale_set={self.scale_set}` must be above 0.")
         if self.val_every and not self.data.val:
             problems.append(
                 "val_every needs validation labels: give data.val, the share of the labels held out for them."
             )
         if self.patience and not self.val_every:
-            problems.append("patience counts validation scores; give val_every, the steps between them.")
+            problems.append("`patience` counts validation scores; give `val_every`, the steps between them.")
         if problems:
             # All at once: a recipe would otherwise be corrected and refused again and again.
             raise ValueError("\n".join(problems))
@@ -337,7 +339,7 @@ class Recipe(BaseModel):
             )
         if self.base_steps and start is None:
             problems.append(
-                f"base_steps={self.base_steps}, but {self.network} starts from no other network; leave "
+                f"`base_steps={self.base_steps}`, but {self.network} starts from no other network; leave "
                 "it out."
             )
         return problems

@@ -50,8 +50,9 @@ def wrong_map_size(recipe: Mapping[str, Any]) -> list[str]:
     problems = []
     if recipe["map_size"] < recipe["crop"]:
         problems.append(
-            f"map_size={recipe['map_size']} is smaller than crop={recipe['crop']}: it is the side of a map's "
-            "tiles, for which training at smaller crops is fitted. Give a larger one, or a smaller crop."
+            f"`map_size={recipe['map_size']}` is smaller than `crop={recipe['crop']}`: it is the side of a "
+            "map's tiles, for which training at smaller crops is fitted. Give a larger one, or a smaller "
+            "crop."
         )
     elif recipe["map_steps"]:
         problems += _wrong_steps(recipe)
@@ -63,19 +64,21 @@ def _wrong_steps(recipe: Mapping[str, Any]) -> list[str]:
     large, usual, steps = recipe["map_crop"], recipe["crop"], recipe["map_steps"]
     if steps > recipe["steps"]:
         problems.append(
-            f"map_steps={steps} are more than steps={recipe['steps']}, of which they are the last."
+            f"`map_steps={steps}` are more than `steps={recipe['steps']}`, of which they are the last."
         )
     if large > recipe["map_size"]:
-        problems.append(f"map_crop={large} is larger than map_size={recipe['map_size']}; give at most that.")
+        problems.append(
+            f"`map_crop={large}` is larger than `map_size={recipe['map_size']}`; give at most that."
+        )
     elif large <= usual:
         problems.append(
-            f"map_crop={large} is not larger than crop={usual} (unless given, it is what the memory of "
-            f"batch={recipe['batch']} allows): give map_crop, a larger batch, or map_steps=0, which keeps "
-            "the crops."
+            f"`map_crop={large}` is not larger than `crop={usual}` (unless given, it is what the memory of "
+            f"`batch={recipe['batch']}` allows): give `map_crop`, a larger batch, or `map_steps=0`, which "
+            "keeps the crops."
         )
     if recipe["patience"]:
         problems.append(
-            f"patience={recipe['patience']} may end training before the last map_steps={steps}, at larger "
-            "crops; give one of them."
+            f"`patience={recipe['patience']}` may end training before the last `map_steps={steps}`, at "
+            "larger crops; give one of them."
         )
     return problems

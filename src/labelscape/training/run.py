@@ -326,7 +326,7 @@ def larger_than_all(recipe: Recipe, dataset: Dataset) -> str | None:
     if not height:  # no map size, or nothing to train on, which is reported elsewhere
         return None
     return (
-        f"map_size={recipe.map_size} is larger than any training scene (the largest: {width} x {height} "
+        f"`map_size={recipe.map_size}` is larger than any training scene (the largest: {width} x {height} "
         f"pixels), so that no such tile can be learned from. Give at most {max(height, width)}."
     )
 

@@ -223,7 +223,7 @@ def grid_windows(height: int, width: int, *, size: int = 512, grid: str = "floor
     if grid not in GRIDS:
         raise UnknownName("grid", grid, GRIDS)
     if size < 1:
-        raise BadOption(f"size={size} must be at least 1 pixel.")
+        raise BadOption(f"`size={size}` must be at least 1 pixel.")
     if grid == "cut":
         return list(Window(0, 0, height, width).blocks(size))
     # A scene smaller than a patch is one patch, whatever the grid.
