@@ -1,8 +1,13 @@
+import os
 import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+# Before NumPy is imported, and for processes that tests start: last digits depend on the number of threads,
+# which without it is that of the machine's cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

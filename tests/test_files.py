@@ -76,7 +76,7 @@ def test_a_lock_is_not_taken_through_a_link(tmp_path):
 
 def test_two_writers_of_one_target_get_a_sentence_and_of_two_targets_do_not(tmp_path):
     other = started(
-        "with locked(Path(sys.argv[1])):\n    print(flush=True)\n    time.sleep(60)", tmp_path / "a.tif"
+        "with locked(Path(sys.argv[1])):\n    print(flush=True)\n    time.sleep(600)", tmp_path / "a.tif"
     )
     with pytest.raises(BadFile, match=r"a\.tif is being written by another run of Labelscape\. Wait"):
         with locked(tmp_path / "a.tif"):
@@ -113,13 +113,13 @@ def test_who_tidies_up_slowly_is_waited_for_and_another_run_is_not(tmp_path, mon
     """Between making a lock file and locking it another process may tidy up: on a busy machine the map then
     seemed to be written by another run.
     """
-    seconds = []
-    clock = SimpleNamespace(sleep=seconds.append, monotonic=lambda: sum(seconds), time=time.time)
+    seconds, now = [], time.time()
+    clock = SimpleNamespace(sleep=seconds.append, monotonic=lambda: sum(seconds), time=lambda: now)
     monkeypatch.setattr(files, "time", clock)
     for age, least, most in ((0, 4, 6), (60, 0.4, 1)):
         with locked(tmp_path / "a.tif"):
             (lock,) = tmp_path.glob(".labelscape-*.lock")
-            os.utime(lock, (time.time() - age,) * 2)
+            os.utime(lock, (now - age,) * 2)
             seconds.clear()
             with pytest.raises(BadFile, match="another run"), locked(tmp_path / "a.tif"):
                 pass
@@ -129,7 +129,7 @@ def test_who_tidies_up_slowly_is_waited_for_and_another_run_is_not(tmp_path, mon
 def test_what_a_killed_process_left_goes_and_what_a_living_one_uses_stays(tmp_path):
     code = (
         "with locked(Path(sys.argv[1])), private_folder(Path(sys.argv[1]).parent) as folder:\n"
-        "    (folder / 'big.tif').touch()\n    print(flush=True)\n    time.sleep(60)\n"
+        "    (folder / 'big.tif').touch()\n    print(flush=True)\n    time.sleep(600)\n"
     )
     dead, alive = started(code, tmp_path / "a.tif"), started(code, tmp_path / "b.tif")
     dead.kill()
@@ -183,7 +183,7 @@ def test_a_finished_file_is_the_last_chance_to_remove_what_its_killed_run_left(t
     """Killed after the file had its name: the same command is refused, and there may be no other run."""
     code = (
         "with locked(Path(sys.argv[1])), private_folder(Path(sys.argv[1]).parent):\n"
-        "    Path(sys.argv[1]).touch()\n    print(flush=True)\n    time.sleep(60)\n"
+        "    Path(sys.argv[1]).touch()\n    print(flush=True)\n    time.sleep(600)\n"
     )
     dead = started(code, tmp_path / "a.tif")
     dead.kill()
@@ -198,7 +198,7 @@ def test_a_writer_without_a_lock_removes_what_a_killed_one_left(tmp_path):
     """`calibrate` replaces a checkpoint and locks nothing."""
     code = (
         "with written_whole(Path(sys.argv[1])) as part:\n"
-        "    part.touch()\n    print(flush=True)\n    time.sleep(60)\n"
+        "    part.touch()\n    print(flush=True)\n    time.sleep(600)\n"
     )
     dead = started(code, tmp_path / "a.safetensors")
     dead.kill()
