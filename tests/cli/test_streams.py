@@ -78,7 +78,12 @@ def test_a_map_that_is_told_to_stop_leaves_its_tiles_and_nothing_else(tmp_path, 
     command = [sys.executable, "-m", "labelscape", "map", str(model), str(scene), "--out"]
     options = ["--tile-size", "64", "--overlap", "8", "--device", "cpu", "--no-report", "--proba"]
     process = subprocess.Popen(
-        [*command, str(tmp_path / "map"), *options], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        [*command, str(tmp_path / "map"), *options],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores it, and so would all that the tests start.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     until(lambda: list(tmp_path.glob("map/.scene.unfinished/[!.]*.tif")) or process.poll() is not None)
     process.send_signal(number)

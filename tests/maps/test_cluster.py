@@ -621,7 +621,13 @@ def test_a_signal_stops_the_workers_and_the_command_says_how_to_resume(model, tm
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     until(lambda: len(tiles_in(journal)) > 2)
     os.killpg(process.pid, number)  # as a terminal or `timeout` does: to all processes
