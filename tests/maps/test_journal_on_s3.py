@@ -198,7 +198,7 @@ def test_a_server_that_goes_is_said_and_the_second_start_makes_only_what_is_miss
         blocks.real = real
         blocks.planes_of = lambda *a: time.sleep(seconds) or real(*a)
 
-    # 17 tiles are left then: seconds, in which the server ends.
+    # A dozen tiles are left then: seconds, in which the server ends.
     client.run(slow, 0.5)
     how = {"cluster": client, "journal": PLACE, **QUICK}
     with ThreadPoolExecutor(1) as pool:
