@@ -5,10 +5,11 @@ import os
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 import world
-from processes import PATIENCE
+from processes import PATIENCE, until
 
 from labelscape.checkpoint import load
 from labelscape.errors import BadOption
@@ -78,6 +79,9 @@ def trained(tmp_path_factory):
         with pytest.raises(KeyboardInterrupt):
             train(recipe, out, log=ALL, say=said.append)
     ids = json.loads(runs_path(out, "fcn").read_text())
+    # W&B names folders by the second, and both parts of the run have one id.
+    last = int(time.time())
+    until(lambda: int(time.time()) > last)
     made = train(recipe, out, log=ALL, say=said.append)
     return recipe, out, made, ids, said
 
