@@ -201,7 +201,7 @@ def test_what_cannot_run_is_said_before_it_is_queued(model, tmp_path, monkeypatc
         (("--slurm", "1x2", "--profile"), "leave --profile out"),
         (("--slurm", "8"), "--slurm '8' must read NODESxWORKERS, such as 1x4."),
         (("--slurm", "0x8"), "must read NODESxWORKERS"),
-        (("--slurm", "1x2", "--hours", "0"), "hours=0 must be at least 1"),
+        (("--slurm", "1x2", "--hours", "0"), "--hours 0 must be at least 1"),
         (("--hours", "2"), "--hours is the time limit of a SLURM job; add --slurm"),
     ):
         code, script, said = asked(*words, *more)
