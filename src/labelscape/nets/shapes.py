@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 DRAWING = {Tensor.normal_, Tensor.uniform_, Tensor.random_}
+"""What fills a tensor with random numbers; all of `torch.nn.init` that draws ends in these."""
 
 
 @contextmanager
