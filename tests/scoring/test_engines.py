@@ -157,6 +157,8 @@ def test_a_network_that_holds_more_than_its_weights_is_built_with_numbers():
                 self.register_buffer("table", torch.arange(3.0))
             if kind == "attribute":
                 self.table = torch.arange(3.0)
+            if kind == "in a list":
+                self.tables = {"levels": [torch.arange(3.0)]}
             if kind == "shared":
                 self.two.weight = self.one.weight
             if kind == "shared module":
@@ -165,9 +167,9 @@ def test_a_network_that_holds_more_than_its_weights_is_built_with_numbers():
     with torch.device("meta"):
         found = {
             kind: _lacks_weights_alone(Odd(kind))
-            for kind in ("", "stored buffer", "buffer", "attribute", "shared", "shared module")
+            for kind in ("", "stored buffer", "buffer", "attribute", "in a list", "shared", "shared module")
         }
     assert found == {
         **{"": True, "stored buffer": True, "buffer": False, "attribute": False},
-        **{"shared": False, "shared module": False},
+        **{"in a list": False, "shared": False, "shared module": False},
     }

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -200,12 +201,20 @@ def _lacks_weights_alone(net: Network) -> bool:
     tensors = [*net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False)]
     stored = net.state_dict().keys()
     known = {id(tensor) for _, tensor in tensors}
-    plain = (value for module in net.modules() for value in vars(module).values())
+    own = {"_parameters", "_buffers", "_modules"}
+    plain = [value for one in net.modules() for name, value in vars(one).items() if name not in own]
     return (
-        all(name in stored for name, _ in tensors)
-        and len(known) == len(tensors)
-        and not any(isinstance(value, Tensor) and value.is_meta for value in plain)
+        all(name in stored for name, _ in tensors) and len(known) == len(tensors) and not _holds_shape(plain)
     )
+
+
+def _holds_shape(value: object) -> bool:
+    """Is it a tensor without numbers, or are there any in a list, tuple or dictionary?"""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_shape, value))
+    return isinstance(value, Tensor) and value.is_meta
 
 
 def _unfilled(checkpoint: Checkpoint) -> Network:
