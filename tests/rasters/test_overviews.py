@@ -180,3 +180,24 @@ def test_levels_that_are_no_tiff_or_end_early_are_said(tmp_path):
     (tmp_path / "cut.tif").write_bytes(b"MM\0*" + content[4:])
     with pytest.raises(OSError, match="not a little-endian TIFF"):
         assemble([tmp_path / "cut.tif"], tmp_path / "again.tif")
+
+
+def test_a_directory_that_is_incomplete_is_said_wherever_it_ends(tmp_path):
+    """On a full disk libtiff leaves one without entries, and nothing is said."""
+    values = np.random.default_rng(3).integers(0, 255, (3, 600, 600)).astype(np.uint8)
+    full = world.write(tmp_path / "full.tif", values, tiled=True, blockxsize=128, blockysize=128)
+    assemble([full], tmp_path / "out.tif")
+    content = (tmp_path / "out.tif").read_bytes()
+    start = int.from_bytes(content[4:8], "little")
+    count = int.from_bytes(content[start : start + 2], "little")
+    behind = read_level(tmp_path / "out.tif").offsets.min()
+    cut = tmp_path / "cut.tif"
+    wrong = [content[:start], content[:start] + b"\0\0" + content[start + 2 :]]
+    wrong += [content[:end] for end in range(start + 2, start + 2 + 12 * count, 5)]
+    # An entry of an unknown type, and arrays behind the directory that are cut.
+    wrong += [content[: start + 4] + b"\xff\xff" + content[start + 6 :]]
+    wrong += [content[:end] for end in range(start + 2 + 12 * count + 4, int(behind) - 8, 50)]
+    for data in wrong:
+        cut.write_bytes(data)
+        with pytest.raises(OSError, match="cut.tif is incomplete"):
+            assemble([cut], tmp_path / "again.tif")

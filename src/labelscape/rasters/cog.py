@@ -122,16 +122,25 @@ def read_level(path: Path) -> Level:
         big = head[2:3] == b"+"
         file.seek(int.from_bytes(head[8:16] if big else head[4:8], "little"))
         count = int.from_bytes(file.read(8 if big else 2), "little")
+        size = count * (20 if big else 12)
+        # On a full disk libtiff leaves a directory without entries, and GDAL says nothing.
+        incomplete = OSError(f"{path.name} is incomplete: the disk may be full")
+        if len(table := file.read(size)) < size:
+            raise incomplete
         fields = {}
-        for tag, kind, number, value in struct.iter_unpack(
-            "<HHQ8s" if big else "<HHL4s", file.read(count * (20 if big else 12))
-        ):
+        for tag, kind, number, value in struct.iter_unpack("<HHQ8s" if big else "<HHL4s", table):
+            if kind not in BYTES:
+                raise incomplete
             # A value that does not fit into its entry is stored elsewhere, and the entry has its offset.
             length = BYTES[kind] * number
             if length > len(value):
                 file.seek(int.from_bytes(value, "little"))
                 value = file.read(length)
+            if len(value) < length:
+                raise incomplete
             fields[tag] = kind, value[:length]
+    if not {WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT} <= fields.keys():
+        raise incomplete
     blocks = math.prod(
         math.ceil(_number(fields, side) / _number(fields, tile))
         for side, tile in ((WIDTH, TILE_WIDTH), (HEIGHT, TILE_HEIGHT))
