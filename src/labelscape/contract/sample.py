@@ -204,9 +204,9 @@ def _at_edge(
         values, counts = values[special := np.isin(values, _usual_nodata(pixels.dtype))], counts[special]
     found = []
     for value in values[np.argsort(counts)[::-1][:2]]:  # a border has one value, two where images were joined
-        constant = equal & (pixels[0] == value)
         from scipy import ndimage  # when it is needed: it takes longer than a small scene does
 
+        constant = equal & (pixels[0] == value)
         # Connected to the edge: dark water inside the scene has the border's value too.
         labels, _ = ndimage.label(constant)
         touching = np.unique(np.concatenate([labels[side] for side in sides]))

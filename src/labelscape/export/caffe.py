@@ -20,7 +20,6 @@ from labelscape.errors import BadFile, BadOption
 from labelscape.export.caffe_format import message_types
 from labelscape.export.caffe_layers import ASIDE, HEADS, Row, expected_rows
 from labelscape.mistaken import what_it_is
-from labelscape.nets.shapes import shapes_alone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -311,8 +310,8 @@ def check_fit(
     head: str, in_channels: int, classes: int, options: dict[str, object], weights: dict[str, Tensor]
 ) -> None:
     """The weights must have the shapes of our network of that name and those options."""
-
     from labelscape.nets.catalog import create_model
+    from labelscape.nets.shapes import shapes_alone
 
     # Shapes alone: no memory is taken and nothing is initialised.
     with shapes_alone():

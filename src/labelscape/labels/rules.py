@@ -59,10 +59,10 @@ class LabelRules:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        for name, (fits, wanted) in _WANTED.items():
-            value = getattr(self, name)
-            if not (fits(value) or (value is None and name not in ("merge", "ignore_values"))):
-                raise WrongType(f"`{name}` must be {wanted}; found {repr(value)[:80]}.")
+        for setting in fields(self):
+            value, (fits, wanted) = getattr(self, setting.name), _WANTED[setting.name]
+            if not (fits(value) or value is setting.default):
+                raise WrongType(f"`{setting.name}` must be {wanted}; found {repr(value)[:80]}.")
 
     @classmethod
     def of(cls, given: LabelRules | Mapping[str, Any]) -> LabelRules:
@@ -73,9 +73,8 @@ class LabelRules:
             raise WrongType(
                 f"spec must be a LabelRules or a mapping of its settings; found a {type(given).__name__}."
             )
-        # A key that is no text cannot be passed by name.
-        check_names("setting of LabelRules", map(str, given), (f.name for f in fields(cls)))
-        return cls(**given)
+        # A key that is no text cannot be passed by name, and is an unknown name then.
+        return cls(**{str(name): value for name, value in given.items()})
 
     @property
     def known_legend(self) -> Legend | None:

@@ -28,7 +28,7 @@ from labelscape.nets import (
 )
 from labelscape.nets.blocks import Network
 from labelscape.nets.checks import OF_WEIGHTS, Effect, is_of_type, refuse_idle
-from labelscape.nets.shapes import shapes_alone
+from labelscape.nets.shapes import needs_numbers, shapes_alone
 
 # Measured (docs/results/measured.md). AdamW gives each weight a step of its own size: under SGD the last
 # convolutions of mswbn, a sum over many taps of a 3x3 over 9 C channels, ran away, trunks with ImageNet
@@ -273,10 +273,7 @@ def check_model(name: str, *, in_channels: int | None = None, **options: object)
         with shapes_alone():
             net = entry(name).build(**sizes, **given)
     except (BadOption, NotImplementedError, RuntimeError) as error:
-        # Some transformers compute with numbers in building, which this device has none of: no fault of the
-        # options.
-        why = error.__cause__ or error
-        if not (isinstance(why, NotImplementedError) or "meta" in str(why)):
+        if not needs_numbers(error):  # which is no fault of the options
             raise
     known = {key: p.default for key, p in options_of(name).items()} | given
     if pretrained and weights is not None:

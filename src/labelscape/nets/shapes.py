@@ -23,6 +23,12 @@ def shapes_alone() -> Iterator[None]:
         yield
 
 
+def needs_numbers(error: Exception) -> bool:
+    """Did a network fail in `shapes_alone` because it computes with numbers, as some transformers do?"""
+    why = error.__cause__ or error
+    return isinstance(why, NotImplementedError) or "meta" in str(why)
+
+
 class _Undrawn(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -44,11 +50,9 @@ def result_of(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 def _normalised(
     image: Tensor, weight: object, bias: object, mean: Tensor, variance: Tensor, training: bool, *_: object
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    return (
-        None
-        if training
-        else (torch.empty_like(image), mean.new_empty(mean.shape), mean.new_empty(mean.shape))
-    )
+    if training:
+        return None
+    return torch.empty_like(image), mean.new_empty(mean.shape), mean.new_empty(mean.shape)
 
 
 def _resized(image: Tensor, size: Sequence[int], *_: object) -> Tensor:

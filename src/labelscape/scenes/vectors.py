@@ -565,6 +565,9 @@ def written_at() -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
+_TIME = threading.Lock()
+
+
 @contextmanager
 def _at_a_fixed_time() -> Iterator[None]:
     """GDAL notes `written_at` as the time of what it writes. Set afterwards, the bytes would not be the same:
@@ -580,9 +583,6 @@ def _at_a_fixed_time() -> Iterator[None]:
             yield
         finally:
             pyogrio.set_gdal_config_options({option: before})
-
-
-_TIME = threading.Lock()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from labelscape.errors import BadFile, BadOption, LabelscapeError, first_line
 from labelscape.nets.blocks import Network, as_recorded
 from labelscape.nets.catalog import stored_model
 from labelscape.nets.kernels.folding import fold_normalisations
-from labelscape.nets.shapes import result_of, shapes_alone
+from labelscape.nets.shapes import needs_numbers, result_of, shapes_alone
 from labelscape.scoring.devices import HALF_SHARE, pick_device
 from labelscape.scoring.devices import PRECISIONS as NAMES
 from labelscape.scoring.familiar import Distance
@@ -244,9 +244,7 @@ def _of_shapes(checkpoint: Checkpoint) -> Network | None:
         with shapes_alone():
             net = _unfilled(checkpoint)
     except (LabelscapeError, NotImplementedError, RuntimeError) as error:
-        # This device has no numbers, which some transformers compute with.
-        why = error.__cause__ or error
-        if isinstance(why, NotImplementedError) or "meta" in str(why):
+        if needs_numbers(error):
             return None
         raise
     wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
