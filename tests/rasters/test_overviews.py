@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import world
+from affine import Affine
 from rio_cogeo import cog_validate
 
 from labelscape.grid import Grid, Window
@@ -46,6 +47,26 @@ def test_values_are_counted_whatever_the_size_of_a_piece(piece, shape, monkeypat
     values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     wanted = np.bincount(values.ravel(), minlength=256)
     np.testing.assert_array_equal(overviews.count_values(values), wanted)
+
+
+@pytest.mark.parametrize("crs", [world.UTM, "EPSG:4326", None])
+def test_areas_of_classes_are_the_sums_of_their_pixels(crs):
+    """Of classes that lie at one side of a block, where the pixels of a row are not its middle's."""
+    step = 1e-4 if crs == "EPSG:4326" else 10
+    grid = Grid(
+        crs, Affine(step, 0, 13 if step < 1 else 300_000, 0, -step, 52 if step < 1 else 5e6), 700, 600
+    )
+    window = Window(40, 100, 256, 512)
+    values = np.zeros((256, 512), np.uint8)
+    values[:, 300:] = 1
+    values[200:, 7:11] = 2
+    pixels, metres = overviews.count_areas(values, grid, window)
+    rows, columns = np.indices(values.shape)
+    each = grid.pixel_areas(rows.ravel() + 40, columns.ravel() + 100)
+    wanted = np.bincount(values.ravel(), weights=each, minlength=256)
+    np.testing.assert_array_equal(pixels, np.bincount(values.ravel(), minlength=256))
+    # Far below the hundredth of a hectare that is printed.
+    np.testing.assert_allclose(metres, wanted, rtol=1e-7, atol=0.1)
 
 
 @pytest.mark.parametrize("mode", [True, False])

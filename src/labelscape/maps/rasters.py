@@ -24,7 +24,7 @@ from labelscape.stages import stage
 from labelscape.version import __version__
 
 AREA_ROWS, AREA_COLUMNS = 256, 512
-"""Blocks in which the pixels of a row are taken to have one ground area: across a row it changes slowly."""
+"""Blocks within which the ground area of a pixel is the sum of one of its row and one of its column."""
 
 
 @dataclass(frozen=True)
