@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labelscape.errors import BadFile
+from labelscape.model_card import scored_with
 
 if TYPE_CHECKING:
     from labelscape.training.recipe import Recipe
@@ -38,7 +39,7 @@ BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 TTA = "dihedral"
 """The map is the mean over eight flips and quarter turns: a point of mean IoU for seconds."""
 
-FOREST, MLP, MLP_TTA = "random forest", "mlp", f"mlp, tta {TTA}"
+FOREST, MLP, MLP_TTA = "random forest", "mlp", scored_with("mlp", TTA)
 """What is scored."""
 
 

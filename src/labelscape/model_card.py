@@ -81,6 +81,11 @@ def trained_on(recipe: Mapping) -> str:
     return some(names, SHOWN_FILES)
 
 
+def scored_with(network: str, tta: str) -> str:
+    """The name of a network's scores with test-time augmentation: "mlp, tta dihedral", "mlp" without."""
+    return network if tta == "none" else f"{network}, tta {tta}"
+
+
 def measured_on(recipe: Mapping) -> str:
     """The pixels that scores were measured on: "held-out blocks of centre.tif"; "" where not known."""
     data, scenes = recipe.get("data") or {}, trained_on(recipe)

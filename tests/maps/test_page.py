@@ -13,7 +13,8 @@ from labelscape.areas.polygonize import PolygonSummary
 from labelscape.checkpoint import Checkpoint
 from labelscape.contract.contract import Contract
 from labelscape.legend import Legend
-from labelscape.maps.page import lead, measured, tiny_hint
+from labelscape.maps import page
+from labelscape.maps.page import lead, measured, otherwise, tiny_hint
 from labelscape.maps.rasters import ClassArea
 from labelscape.maps.run import map_scene
 from labelscape.maps.settings import settings_in_words
@@ -51,6 +52,32 @@ def recipe(*images, **data):
 )
 def test_scores_say_where_they_were_measured(made_of, scene, said):
     assert measured(made_of, scene) == said
+
+
+def test_a_map_that_is_made_otherwise_than_scored_says_so():
+    facts = {"network": "mlp", "tta": "none", "scales": [1.0], "models_averaged": 1, "request": {}}
+    assert otherwise(facts, "mlp") == ""
+    augmented = {**facts, "tta": "dihedral"}
+    assert otherwise(augmented, "mlp") == (
+        " The map has test-time augmentation (dihedral); the scores of mlp are without."
+    )
+    assert otherwise(augmented, "mlp, tta dihedral") == ""
+    many = {**facts, "scales": [0.75, 1.0], "models_averaged": 3, "request": {"reject": 0.5}}
+    assert otherwise(many, "mlp") == (
+        " The map averages 3 models, averages scales (0.75, 1) and leaves confidences below 50 % unknown; "
+        "the scores of mlp are without."
+    )
+
+
+def test_the_confusion_matrix_of_a_report_is_of_the_scores_as_the_map_was_made():
+    counts = {"counts": [[3, 1], [0, 4]], "unpredicted": [0, 0]}
+    score = {"confusion": counts, "classes": [{"name": "a"}, {"name": "b"}]}
+    scored = model(
+        2, scores={"fcn": score, "fcn, tta flips": {**score, "confusion": {"counts": [[4, 0], [0, 4]]}}}
+    )
+    for tta, name, first in (("none", "fcn", 3), ("flips", "fcn, tta flips", 4), ("mirror", "fcn", 3)):
+        figure = page._confusion(scored, page._own_scores(scored, {"tta": tta}))
+        assert figure.title.startswith(f"{name}, ") and figure.counts[0, 0] == first, tta
 
 
 def model(classes, temperature=1.0, scores=None):

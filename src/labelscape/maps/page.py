@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -28,7 +28,7 @@ from labelscape.grid import decimated
 from labelscape.legend import IGNORE, Legend
 from labelscape.maps.outputs import LIMIT, all_outputs
 from labelscape.maps.settings import settings_in_words
-from labelscape.model_card import calibration, measured_on
+from labelscape.model_card import calibration, measured_on, scored_with
 from labelscape.scenes.files import gdal
 from labelscape.scenes.scene import Scene
 
@@ -50,6 +50,7 @@ def write_map_report(
     # Mean and low share are those of the small picture: the page costs seconds, whatever the map's size.
     confidence = small(result.paths["confidence"])
     scores = tuple(ModelScores(name, metrics) for name, metrics in checkpoint.scores.items())
+    own = _own_scores(checkpoint, facts)
     report = Report(
         title=f"Map of {facts['name']}",
         subtitle=f"{checkpoint.network}, {facts['when'][:10]}, {facts['software']}",
@@ -63,10 +64,10 @@ def write_map_report(
         ),
         nodata_pixels=result.nodata_pixels,
         area_hint=tiny_hint(result),
-        measured_on=measured(checkpoint.recipe, facts.get("scene")) if scores else "",
+        measured_on=measured(checkpoint.recipe, facts.get("scene")) + otherwise(facts, own) if scores else "",
         scores=scores,
         definitions=tuple(DEFINITIONS.values()) if scores else (),
-        confusion=_confusion(checkpoint),
+        confusion=_confusion(checkpoint, own),
         curves=_curves(checkpoint),
         tasks=tuple(_second_task(checkpoint, scene, one) for one in result.tasks.values()),
         files=_files(result),
@@ -80,6 +81,7 @@ def _second_task(checkpoint: Checkpoint, scene: Scene, result: MapResult) -> Rep
     one = checkpoint.task(checkpoint.mate.name)
     confidence = small(result.paths["confidence"])
     scores = tuple(ModelScores(name, metrics) for name, metrics in one.scores.items())
+    own = _own_scores(one, result.facts)
     return Report(
         title=f"Second task: {checkpoint.mate.name}",
         lead=lead(result, confidence[confidence != IGNORE], one),
@@ -90,9 +92,11 @@ def _second_task(checkpoint: Checkpoint, scene: Scene, result: MapResult) -> Rep
         nodata_pixels=result.nodata_pixels,
         area_hint=tiny_hint(result),
         # Of its own data, which may be of another sensor: the sentence says which.
-        measured_on=measured(one.recipe, result.facts.get("scene")) if scores else "",
+        measured_on=measured(one.recipe, result.facts.get("scene")) + otherwise(result.facts, own)
+        if scores
+        else "",
         scores=scores,
-        confusion=_confusion(one),
+        confusion=_confusion(one, own),
     )
 
 
@@ -153,6 +157,33 @@ def measured(recipe: Mapping, scene: str | Sequence[str] | None) -> str:
     if any(Path(i).name == here.name for i in images):
         return f"Measured on {held_out}; the scene mapped here has the same name."
     return f"Measured on {held_out}, not on this scene."
+
+
+def otherwise(facts: Mapping[str, Any], scored: str) -> str:
+    """A sentence on what this map does that the scores named `scored` were measured without; "" for a map
+    made as they were. `evaluate` with the same options scores it.
+    """
+    augmented, scales = facts.get("tta", "none"), list(facts.get("scales") or [1])
+    reject = (facts.get("request") or {}).get("reject")
+    does = []
+    if facts.get("models_averaged", 1) > 1:
+        does.append(f"averages {facts['models_averaged']} models")
+    if augmented != "none" and scored != scored_with(facts["network"], augmented):
+        does.append(f"has test-time augmentation ({augmented})")
+    if scales != [1]:
+        does.append(f"averages scales ({', '.join(f'{scale:g}' for scale in scales)})")
+    if reject:
+        does.append(f"leaves confidences below {100 * reject:g} % unknown")
+    if not does:
+        return ""
+    said = " and ".join(filter(None, (", ".join(does[:-1]), does[-1])))
+    return f" The map {said}; the scores of {scored} are without."
+
+
+def _own_scores(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> str:
+    """The name of the scores of the network as this map uses it, or else of the network alone."""
+    name = scored_with(checkpoint.network, facts.get("tta", "none"))
+    return name if name in checkpoint.scores else checkpoint.network
 
 
 def tiny_hint(result: MapResult) -> str:
@@ -235,13 +266,13 @@ def _sieved(result: MapResult, legend: Legend) -> Picture:
     return Picture("Sieved map", picture, caption, "Class map without small areas")
 
 
-def _confusion(checkpoint: Checkpoint) -> ConfusionFigure | None:
+def _confusion(checkpoint: Checkpoint, name: str) -> ConfusionFigure | None:
     # Of the networks it was compared with, only the numbers are shown.
-    own = checkpoint.scores.get(checkpoint.network)
+    own = checkpoint.scores.get(name)
     if not own or not own.get("confusion") or not own.get("classes"):
         return None
     counts, unpredicted = (np.array(own["confusion"].get(key, [])) for key in ("counts", "unpredicted"))
-    title = f"{checkpoint.network}, {measured_on(checkpoint.recipe) or 'unknown scenes'}"
+    title = f"{name}, {measured_on(checkpoint.recipe) or 'unknown scenes'}"
     return ConfusionFigure(tuple(c["name"] for c in own["classes"]), counts, title, unpredicted)
 
 
