@@ -2,7 +2,7 @@
 
 import pytest
 
-from labelscape.cli.parsing import accuracies_of, names_of, numbers_of, pairs_of, scene_of
+from labelscape.cli.parsing import accuracies_of, names_of, numbers_of, pairs_of, scene_of, settings_of
 from labelscape.errors import BadOption, joined
 
 
@@ -79,3 +79,12 @@ def test_a_file_with_a_comma_is_one_scene(tmp_path, monkeypatch):
     assert scene_of("a,b.tif") == "a,b.tif" and scene_of("d,ir/s.tif") == "d,ir/s.tif"
     assert scene_of("a,b.tif,c.tif") == ("a,b.tif", "c.tif")
     assert scene_of("missing.tif,c.tif") == ("missing.tif", "c.tif")
+
+
+@pytest.mark.parametrize(
+    "items", [("rate=1", "rate=2"), ("options=3", "options.width=8"), ("losses.dice=1", 'losses={"dice":2}')]
+)
+def test_a_setting_that_is_given_twice_is_refused(items):
+    assert settings_of(["options.width=8", "options.depth=2"]) == {"options": {"width": 8, "depth": 2}}
+    with pytest.raises(BadOption, match="sets again"):
+        settings_of(items)

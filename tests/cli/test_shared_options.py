@@ -15,11 +15,12 @@ from typer.models import OptionInfo
 import labelscape
 from labelscape.cli import app, check, evaluate, map, polygonize
 from labelscape.cli.options import OF_MATE, OF_RECIPE, SETTINGS, Labels, as_options
+from labelscape.cli.parsing import settings_of
 from labelscape.cli.second_task import SecondTask
 from labelscape.cli.train import Holdout
 from labelscape.errors import BadOption
 from labelscape.maps.request import MapRequest
-from labelscape.training.recipe import Recipe
+from labelscape.training.recipe import Recipe, make_recipe
 
 OF_EVALUATE = {"area", "out", "task"}
 """Of `evaluate` these say where labels are complete, not what is mapped, where details of a score go, if
@@ -71,7 +72,11 @@ def test_a_map_is_checked_and_evaluated_under_the_options_that_decide_its_values
         ("`data={'block': 64}`", "-o data.block=64"),
         ("`data.block=64`", "-o data.block=64"),
         ("`map_size=512`, `map_crop=300`", "--map-size 512, -o map_crop=300"),
-        ("`scale_range=(0.5, 2.0)`", "-o scale_range=0.5,2.0"),
+        ("`scale_range=(0.5, 2.0)`", "-o scale_range=[0.5,2.0]"),
+        ("`losses={'dice': 0, 'cross-entropy': 0}`", "-o losses.dice=0 -o losses.cross-entropy=0"),
+        ("`losses={}`", "-o losses={}"),
+        ("`losses.cross-entropy=-1.0`", "-o losses.cross-entropy=-1.0"),
+        ("`mate.batch=3`, `mate.data.fold=1/5`", "--mate-batch 3, --mate-fold 1/5"),
         ("`mate.data.classes={'other': 0, 'road': 1}`", "--mate-classes other=0,road=1"),
         ("`mate.data.ignore_values`", "--mate-ignore-value"),
         ("`mate.data.pixel_size=2`", "-o mate.data.pixel_size=2"),
@@ -133,6 +138,54 @@ def test_no_message_names_a_setting_without_backquotes():
                     if end and end[2] in known:
                         found.append(f"{file.name}:{text.lineno} {end[2]}")
     assert not found, "\n".join(found)
+
+
+WRONG = [
+    {"losses": {"dice": 0}},
+    {"losses": {"cross-entropy": -1}},
+    {"aux_losses": {}},
+    {"rate_factors": {"aux": -1}},
+    {"freeze": "encoder", "layer_decay": 0.5, "base_steps": 0},
+    {"map_steps": 3, "map_tiles": 3},
+    {"scale_range": (2, 1)},
+    {"scale_range": (1, 2), "scale_set": (1, 2)},
+    {"scale_set": (-1,)},
+    {"val_every": 5},
+    {"patience": 5},
+    {"accumulate": 3, "base_batch": 4},
+    {"mate": {"data": {"images": ["m"]}}},
+    {
+        "network": "dfcnet",
+        "mate": {"data": {"images": ["m"]}, "batch": 3, "scale_range": (0, 1)},
+        "accumulate": 2,
+    },
+    {"network": "dfcnet", "mate": {"data": {"images": ["m"]}}, "options": {"mate_classes": 0}},
+    {"network": "dfcnet", "options": {"mate_classes": 2}},
+    {"network": "fcn", "base_steps": 5},
+    {"start": "a", "base_steps": 5},
+    {"warmup": 500},
+    {"optimizer": "adamw", "rate": 1},
+    {"data": {"images": ["a"], "holdout": 0.6, "val": 0.5}},
+    {"options": {"classes": 3}},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_problems_of_a_recipe_name_settings_in_backquotes(wrong):
+    with pytest.raises(BadOption) as refused:
+        make_recipe(**{"data": {"images": ["a"]}, **wrong})
+    said = str(refused.value)
+    bare = re.sub("`[^`]*`", "", said)
+    known = {*SETTINGS.split(), *OF_RECIPE.split()}
+    assert not [name for name in known if "_" in name and re.search(rf"\b{name}\b", bare)], said
+    assert not re.search(r"[\w.]=", bare), said
+
+
+def test_what_a_message_says_can_be_typed():
+    """A list and a mapping are read from -o as they are printed."""
+    given = {"scale_range": [0.5, 2.0], "losses": {"dice": 0, "cross-entropy": 1.5}, "scale_set": [1]}
+    said = as_options(" ".join(f"`{name}={value}`" for name, value in given.items()))
+    assert settings_of(said.removeprefix("-o ").split(" -o ")) == given
 
 
 def called(node):

@@ -83,11 +83,11 @@ def test_the_warm_up_is_a_share_of_the_run():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"network": "ifbfnet", "rate_factors": {"aux": -5}}, "rate_factors.aux=-5.0 must not be below 0"),
-        ({"losses": {"dice": -1}}, "losses.dice=-1.0 must not be below 0"),
+        ({"network": "ifbfnet", "rate_factors": {"aux": -5}}, "`rate_factors.aux=-5.0` must not be below 0"),
+        ({"losses": {"dice": -1}}, "`losses.dice=-1.0` must not be below 0"),
         ({"losses": {}}, "leaves nothing to minimise"),
         ({"losses": {"dice": 0}}, "leaves nothing to minimise"),
-        ({"aux_losses": {}}, "aux_losses={} leaves nothing"),
+        ({"aux_losses": {}}, "`aux_losses={}` leaves nothing"),
         ({"seed": -3}, "seed=-3"),
         ({"rate": float("inf")}, "rate=inf"),
         ({"network": "deeplabv3plus", "options": {"rates": 6}}, "options.rates=6 is of the wrong type"),

@@ -153,8 +153,11 @@ def test_bands_in_another_order_are_all_known_and_can_be_frozen():
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"freeze": "encoder", "base_steps": 0}, "freeze=encoder would freeze random weights: give start"),
-        ({"freeze": "encoder", "start": "a", "layer_decay": 0.8}, "layer_decay=0.8 has no effect"),
+        (
+            {"freeze": "encoder", "base_steps": 0},
+            "`freeze=encoder` would freeze random weights: give `start`",
+        ),
+        ({"freeze": "encoder", "start": "a", "layer_decay": 0.8}, "`layer_decay=0.8` has no effect"),
         ({"freeze": "all"}, "freeze"),
         ({"layer_decay": 1.5}, "layer_decay"),
         ({"encoder_factor": 0}, "encoder_factor"),

@@ -99,7 +99,7 @@ def test_statistics_of_a_bundle_that_cannot_be_of_these_bands_are_left_out(means
     found = scaled("red nir", {}, dtype="uint16", bundle=bundle(means, stds))
     assert found.pairs == ((10.0, 2.0), (11.0, 2.0))
     assert found.source.startswith(f"input is scaled by the data's own statistics: {said}")
-    with pytest.raises(BadOption, match="normalisation='weights' cannot be followed"):
+    with pytest.raises(BadOption, match="`normalisation='weights'` cannot be followed"):
         scaled("red nir", {}, "weights", "uint16", bundle(means, stds))
 
 

@@ -58,7 +58,7 @@ def test_a_batch_script_is_whole(run_cli, monkeypatch):
     assert out.endswith("srun --kill-on-bad-exit=1 labelscape train 'scene tif' --labels l.gpkg --out run\n")
     code, _, err = run_cli("train", *DATA, "--out", "run", "--slurm", "2x3")
     assert code == 2
-    assert "batch=8 cannot be divided evenly over 2 x 3 = 6 GPUs: make it a multiple of 6." in err
+    assert "--batch 8 cannot be divided evenly over 2 x 3 = 6 GPUs: give a multiple of 6." in err
 
 
 def test_a_batch_script_runs_and_activates_the_environment(tmp_path, monkeypatch):

@@ -260,7 +260,10 @@ def test_recipes_without_a_map_size_are_stored_as_before():
     ("given", "said"),
     [
         ({"map_size": 64}, "`map_size=64` is smaller than `crop=128`"),
-        ({"map_steps": 10, "map_tiles": 3}, "map_steps, map_tiles belong to map_size, which is missing"),
+        (
+            {"map_steps": 10, "map_tiles": 3},
+            "`map_steps`, `map_tiles` belong to `map_size`, which is missing",
+        ),
         ({"map_size": 256, "map_steps": 500}, "`map_steps=500` are more than `steps=400`"),
         ({"map_size": 256, "map_crop": 300}, "`map_crop=300` is larger than `map_size=256`"),
         ({"map_size": 256, "map_crop": 100}, "`map_crop=100` is not larger than `crop=128`"),
@@ -268,7 +271,7 @@ def test_recipes_without_a_map_size_are_stored_as_before():
             {"map_size": 256, "map_steps": 9, "batch": 2},
             "`map_crop=128` is not larger than `crop=128` .*memory of `batch=2`",
         ),
-        ({"map_size": 256, "map_batch": 3, "accumulate": 2}, "map_batch=3 cannot be divided"),
+        ({"map_size": 256, "map_batch": 3, "accumulate": 2}, "`map_batch=3` cannot be divided"),
         ({"map_size": "big"}, "map_size"),
         (
             {

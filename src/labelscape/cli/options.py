@@ -484,10 +484,12 @@ OF_RECIPE = (
 """Settings of a recipe without an option of their own, which `-o KEY=VALUE` sets."""
 
 OF_MATE = (
-    "area asset background band_names bands block buffer class_column classes dataset holdout ignore_values "
-    "labels layer merge nodata split threshold val"
+    "area asset background band_names bands batch block buffer class_column classes dataset fold holdout "
+    "ignore_values labels layer merge name nodata split threshold val weight"
 )
-"""Settings of a second task's data (`mate.data`) that are options: `mate.data.classes` is --mate-classes."""
+"""Settings of a second task (`mate`) and of its data (`mate.data`) that are options: `mate.data.classes` is
+--mate-classes.
+"""
 
 
 def as_options(text: str) -> str:
@@ -499,17 +501,17 @@ def as_options(text: str) -> str:
         name, value = found.groups()
         # Settings of the data have no option of their own under this name: -o data.KEY.
         if name == "data" and value:
-            return " ".join(f"-o data.{key}={_typed(v)}" for key, v in ast.literal_eval(value).items())
-        its_own = name.removeprefix("mate.data.")
-        if name.startswith("mate.data.") and its_own in OF_MATE.split():
+            return _set("data", ast.literal_eval(value))
+        its_own = re.sub(r"^mate\.(data\.)?", "", name)
+        if its_own != name and its_own in OF_MATE.split():
             return option_named(f"mate_{its_own}", value)
         if value and ("." in name or name in OF_RECIPE.split()):
-            return f"-o {name}={_typed(_value(value))}"
+            return _set(name, _value(value))
         if name not in SETTINGS.split():
             return found[0]
         return option_named(name, value)
 
-    return re.sub(r"`([\w.]+)(?:=([^`]*))?`", option, text)
+    return re.sub(r"`([\w.-]+)(?:=([^`]*))?`", option, text)
 
 
 def option_named(name: str, value: str | None) -> str:
@@ -521,6 +523,16 @@ def option_named(name: str, value: str | None) -> str:
     if value == "False":
         return flag.replace("--", "--no-", 1)
     return flag if value in (None, "True") else f"{flag} {_typed(_value(value))}"
+
+
+def _set(name: str, value: Any) -> str:
+    """A setting without an option of its own as it is typed, one -o for each key of a mapping; lists as JSON,
+    in which `parsing.settings_of` reads them.
+    """
+    if isinstance(value, dict) and value:
+        return " ".join(_set(f"{name}.{key}", one) for key, one in value.items())
+    several = isinstance(value, (list, tuple, dict))
+    return f"-o {name}={json.dumps(value, separators=(',', ':')) if several else value}"
 
 
 def _value(text: str) -> Any:

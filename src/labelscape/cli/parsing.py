@@ -103,6 +103,11 @@ def settings_of(items: Iterable[str]) -> dict[str, Any]:
         *path, last = key.split(".")
         for part in path:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                break
+        # Given twice the later one would win without a word.
+        if not isinstance(place, dict) or last in place:
+            raise BadOption(f"-o {item!r} sets again what another -o has set; give one of them.")
         place[last] = value
     return found
 

@@ -194,7 +194,7 @@ def input_scaling(
         rest = f"; {' '.join(others)} by the data's own" if others else ""
         return InputScaling(pairs, f"red, green and blue are scaled as in the weights' own training{rest}")
     if recipe.normalisation == "weights":
-        raise BadOption(f"normalisation='weights' cannot be followed: {missing}.")
+        raise BadOption(f"`normalisation='weights'` cannot be followed: {missing}.")
     return InputScaling(own, "" if random else f"input is scaled by the data's own statistics: {missing}")
 
 
@@ -221,7 +221,7 @@ def _as_the_bundle(
             "",
         )
     if missing and recipe.normalisation == "weights":
-        raise BadOption(f"normalisation='weights' cannot be followed: {missing}.")
+        raise BadOption(f"`normalisation='weights'` cannot be followed: {missing}.")
     if missing:
         return InputScaling(
             tuple((s.mean, s.std) for s in statistics),

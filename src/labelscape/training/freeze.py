@@ -21,7 +21,7 @@ def freeze_encoder(net: Network, taken: Collection[str] | None) -> None:
     weights = {name for name in names if not name.endswith("num_batches_tracked")}
     if taken is not None and (fresh := sorted(weights - set(taken))):
         raise BadInput(
-            f"freeze=encoder: {len(fresh)} of {len(names)} weights of the encoder are not those of the "
+            f"`freeze=encoder`: {len(fresh)} of {len(names)} weights of the encoder are not those of the "
             f"checkpoint, such as {fresh[0]}, and would stay random (other bands or options?). Leave "
             "`freeze` out, and give `encoder_factor=0.1` for small changes."
         )

@@ -300,14 +300,14 @@ class Recipe(BaseModel):
             ("mate.scale_range", self.mate and self.mate.scale_range),
         ):
             if bounds and not 0 < bounds[0] <= bounds[1]:
-                problems.append(f"{where}={bounds} must be (least, most) above 0.")
+                problems.append(f"`{where}={bounds}` must be the least and the most, both above 0.")
         if self.scale_range and self.scale_set:
             problems.append("`scale_range` and `scale_set` are two ways to draw a scale; give one.")
         if any(scale <= 0 for scale in self.scale_set):
             problems.append(f"`scale_set={self.scale_set}` must be above 0.")
         if self.val_every and not self.data.val:
             problems.append(
-                "val_every needs validation labels: give data.val, the share of the labels held out for them."
+                "`val_every` needs validation labels: give `val`, the share of the labels held out for them."
             )
         if self.patience and not self.val_every:
             problems.append("`patience` counts validation scores; give `val_every`, the steps between them.")
@@ -325,16 +325,16 @@ class Recipe(BaseModel):
         problems = []
         if self.mate and "mate_classes" not in known:
             problems.append(
-                f"mate is given, but {self.network} has no second head; classmate and dfcnet have."
+                f"`mate` is given, but {self.network} has no second head; classmate and dfcnet have."
             )
         asked = self.options.get("mate_classes") if "mate_classes" in known else None
         if self.mate and asked == 0:
             problems.append(
-                "options.mate_classes=0 builds no head for the second task (mate); leave one of them out."
+                "`options.mate_classes=0` builds no head for the second task (`mate`); leave one of them out."
             )
         if not self.mate and asked:
             problems.append(
-                f"options.mate_classes={asked} builds a second head, and without a second task (`mate`) "
+                f"`options.mate_classes={asked}` builds a second head, and without a second task (`mate`) "
                 "nothing would train it; give one, or leave the option out."
             )
         if self.base_steps and start is None:
@@ -350,7 +350,7 @@ class Recipe(BaseModel):
         if self.mate:
             batches["mate.batch"] = self.mate.batch or self.batch
         return [
-            f"{name}={size} cannot be divided into accumulate={self.accumulate} equal parts."
+            f"`{name}={size}` cannot be divided into equal parts by `accumulate={self.accumulate}`."
             for name, size in batches.items()
             if size and size % self.accumulate
         ]
@@ -393,9 +393,9 @@ def refuse_unequal_parts(recipe: Recipe, processes: int, where: str) -> None:
     named = {"batch": recipe.batch, "mate.batch": recipe.mate.batch if recipe.mate else 0}
     for name, batch in {**named, "map_batch": recipe.map_batch or 0}.items():
         if batch % parts:
-            each = f", each in accumulate={recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+            each = f", each in parts (`accumulate={recipe.accumulate}`)" if recipe.accumulate > 1 else ""
             raise BadOption(
-                f"{name}={batch} cannot be divided evenly over {where}{each}: make it a multiple of {parts}."
+                f"`{name}={batch}` cannot be divided evenly over {where}{each}: give a multiple of {parts}."
             )
 
 
@@ -484,7 +484,7 @@ def unknown_names(network: str, options: Mapping[str, Any], losses: Mapping[str,
     try:
         known = options_of(network)
         problems += [
-            f"{option} follows from the labels or the bands; leave options.{option} out."
+            f"{option} follows from the labels or the bands; leave `options.{option}` out."
             if option in ("classes", "in_channels")
             else str(UnknownName(f"option of {network}", option, known))
             for option in options

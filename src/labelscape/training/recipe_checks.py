@@ -12,10 +12,12 @@ from labelscape.nets.catalog import wrong_types
 def wrong_factors(where: str, factors: Mapping[str, float], *, some: bool) -> list[str]:
     """Factors must not be below 0; with `some`, one of them at least is above it."""
     problems = [
-        f"{where}.{name}={factor} must not be below 0." for name, factor in factors.items() if factor < 0
+        f"`{where}.{name}={factor}` must not be below 0." for name, factor in factors.items() if factor < 0
     ]
     if some and not problems and not any(factors.values()):
-        problems.append(f"{where}={dict(factors)} leaves nothing to minimise; give a loss, such as dice=1.")
+        problems.append(
+            f"`{where}={dict(factors)}` leaves nothing to minimise; give a loss, such as `{where}.dice=1`."
+        )
     return problems
 
 
@@ -37,11 +39,11 @@ def wrong_freeze(trained: bool, options: Mapping[str, Any], idle: Mapping[str, f
     problems = []
     if not (trained or any(options.get(key) for key in ("pretrained", "weights"))):
         problems.append(
-            "freeze=encoder would freeze random weights: give start, a trained checkpoint, or "
-            "options.pretrained=true where the network has it."
+            "`freeze=encoder` would freeze random weights: give `start`, a trained checkpoint, or "
+            "`options.pretrained=true` where the network has it."
         )
     problems += [
-        f"{name}={factor} has no effect with freeze=encoder; leave one of them out."
+        f"`{name}={factor}` has no effect with `freeze=encoder`; leave one of them out."
         for name, factor in idle.items()
         if factor != 1
     ]

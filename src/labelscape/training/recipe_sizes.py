@@ -45,8 +45,8 @@ def filled(given: Mapping[str, Any], usual: Mapping[str, int]) -> dict[str, Any]
 def wrong_map_size(recipe: Mapping[str, Any]) -> list[str]:
     """One sentence for each of these settings that cannot be."""
     if recipe["map_size"] is None:
-        alone = [name for name in SETTINGS[1:] if recipe[name] is not None]
-        return [f"{', '.join(alone)} belong to map_size, which is missing; give it too."] if alone else []
+        alone = [f"`{name}`" for name in SETTINGS[1:] if recipe[name] is not None]
+        return [f"{', '.join(alone)} belong to `map_size`, which is missing; give it too."] if alone else []
     problems = []
     if recipe["map_size"] < recipe["crop"]:
         problems.append(

@@ -311,7 +311,7 @@ def refuse_data(recipe: Recipe, dataset: Dataset, mate: Dataset | None) -> None:
         raise BadInput(larger)
     if recipe.val_every and not dataset.is_labelled("val"):
         raise BadInput(
-            "val_every (`val`) scores the part val, but the data has no labelled pixel in it (parts here: "
+            "`val_every` (`val`) scores the part val, but the data has no labelled pixel in it (parts here: "
             f"{_parts(dataset)}). Leave it out."
         )
 

@@ -125,7 +125,7 @@ def net_options(recipe: Recipe, mate: Dataset | None) -> dict:
     classes = 0 if mate is None else len(mate.legend)
     if options.get("mate_classes", classes) != classes:
         raise BadOption(
-            f"options.mate_classes={options['mate_classes']}, but the second task's labels have {classes} "
+            f"`options.mate_classes={options['mate_classes']}`, but the second task's labels have {classes} "
             f"classes ({', '.join(mate.legend.names) if mate else 'there is none'}); leave the option out."
         )
     return {**options, "mate_classes": classes}

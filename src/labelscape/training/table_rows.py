@@ -161,7 +161,7 @@ def _refuse_changes(
         if option not in known:
             raise UnknownName(f"option of the networks of {name}", option, known)
     if "mate_classes" in options and mate is not None:
-        raise BadOption("mate_classes follows from the classes of `mate`; leave options.mate_classes out.")
+        raise BadOption("mate_classes follows from the classes of `mate`; leave `options.mate_classes` out.")
     for key in (*changes, *(f"options.{option}" for option in options)):
         values = _values(recipes, key)
         if key not in SIZES and len(values) > 1:
