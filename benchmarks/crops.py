@@ -104,7 +104,7 @@ def ours(folder: Path, *, hold: bool = True) -> Iterator[torch.Tensor]:
 
 
 def torchgeo(folder: Path) -> Iterator[torch.Tensor]:
-    from labelscape.nets.torchvision_guard import import_torchvision
+    from labelscape.nets.libraries import import_torchvision
 
     import_torchvision()
     from torchgeo.datasets import RasterDataset, stack_samples

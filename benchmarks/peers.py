@@ -108,7 +108,7 @@ def with_torchgeo(model: Path, scene: Path, out: Path) -> None:
     """
     from torch.utils.data import DataLoader
 
-    from labelscape.nets.torchvision_guard import import_torchvision
+    from labelscape.nets.libraries import import_torchvision
 
     import_torchvision()
     from torchgeo.datasets import RasterDataset, stack_samples
@@ -138,7 +138,7 @@ def with_torchgeo(model: Path, scene: Path, out: Path) -> None:
 
 def with_geoai(model: Path, scene: Path, out: Path) -> None:
     """geoai's own function, which divides values by 255 before the network sees them."""
-    from labelscape.nets.torchvision_guard import import_torchvision
+    from labelscape.nets.libraries import import_torchvision
 
     import_torchvision()
     from geoai.train import semantic_inference_on_geotiff

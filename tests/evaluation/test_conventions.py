@@ -11,7 +11,7 @@ from labelscape.errors import BadOption
 from labelscape.evaluation.boundaries import ring_of
 from labelscape.evaluation.confusion import Confusion, count
 from labelscape.evaluation.conventions import metric_card
-from labelscape.nets.torchvision_guard import import_torchvision
+from labelscape.nets.libraries import import_torchvision
 
 NAMES = ("water", "forest", "clutter", "road")
 

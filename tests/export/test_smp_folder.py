@@ -11,7 +11,7 @@ import labelscape as ls
 from labelscape.checkpoint import load, save
 from labelscape.errors import BadFile, BadOption, UnknownName
 from labelscape.export.smp_folder import write_smp_folder
-from labelscape.nets.baselines import smp
+from labelscape.nets.libraries import import_smp
 from labelscape.scoring.scorer import predict
 from labelscape.training.foreign import load_start
 
@@ -36,7 +36,9 @@ def test_the_library_alone_gives_the_class_map(tmp_path, run_cli):
     mean, std = (np.array(column, np.float32).reshape(-1, 1, 1) for column in zip(*about["normalisation"]))
     pixels = scene(64, 64)
     with torch.no_grad():
-        logits = smp().from_pretrained(str(folder)).eval()(torch.from_numpy((pixels - mean) / std)[None])
+        logits = (
+            import_smp().from_pretrained(str(folder)).eval()(torch.from_numpy((pixels - mean) / std)[None])
+        )
     found = (logits / about["temperature"]).softmax(1)[0].numpy()
     np.testing.assert_allclose(found, predict(checkpoint, pixels), atol=1e-4)
 

@@ -17,7 +17,7 @@ from labelscape.nets import backbones
 from labelscape.nets.backbones import FIRST_CONVS, PACKAGES, Trunk, trunk, widened
 from labelscape.nets.catalog import create_model, weights_scaling
 from labelscape.nets.count import macs, on_meta, parameters
-from labelscape.nets.torchvision_guard import import_torchvision
+from labelscape.nets.libraries import import_torchvision
 
 CONTRACT = [
     ("resnet18", {}, (64, 128, 256, 512), (4, 8, 16, 32)),
@@ -393,7 +393,7 @@ def test_macs_are_counted_by_hand_and_nothing_changes() -> None:
 GUARD = """
 import importlib, sys
 import labelscape.nets.baselines, labelscape.nets.catalog, torch
-from labelscape.nets.torchvision_guard import import_torchvision
+from labelscape.nets.libraries import import_torchvision
 
 early = {"timm", "torchvision", "segmentation_models_pytorch"} & set(sys.modules)
 assert not early, "imported before it is needed"

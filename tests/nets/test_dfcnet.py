@@ -29,7 +29,7 @@ from labelscape.nets.dfcnet import (
     pad_to_corners,
 )
 from labelscape.nets.dfcnet_start import named_as_ours, start_from
-from labelscape.nets.torchvision_guard import import_torchvision
+from labelscape.nets.libraries import import_torchvision
 
 SMALL = {"encoder": (2, 1, 2, 1), "decoder": (1, 2, 1, 2), "stem": 6, "growth": 3, "width": 5}
 SMALL_TASKS = SMALL | {"head_width": 4}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from labelscape.nets.catalog import create_model
 from labelscape.nets.kernels.folding import fold_normalisations
-from labelscape.nets.torchvision_guard import import_torchvision
+from labelscape.nets.libraries import import_torchvision
 
 import_torchvision()
 from timm.layers import BatchNormAct2d  # noqa: E402

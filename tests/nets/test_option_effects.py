@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from labelscape.errors import BadOption, UnknownName
-from labelscape.nets import backbones, baselines
+from labelscape.nets import backbones
 from labelscape.nets.catalog import (
     create_model,
     entry,
@@ -21,6 +21,7 @@ from labelscape.nets.catalog import (
     with_tag,
 )
 from labelscape.nets.checks import is_of_type, refuse_idle
+from labelscape.nets.libraries import import_smp
 from labelscape.nets.tables import TABLES
 
 IDLE = [
@@ -108,7 +109,7 @@ def test_a_checkpoints_network_is_built_without_looking_for_weights(
     def refused(*args: object, **options: object) -> None:
         raise AssertionError("weights were looked for")
 
-    baselines.smp()  # or its import would keep what is patched below
+    import_smp()  # or its import would keep what is patched below
     monkeypatch.setattr(socket, "socket", refused)
     monkeypatch.setattr(socket, "create_connection", refused)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refused)

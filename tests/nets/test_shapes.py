@@ -10,12 +10,9 @@ import torch
 from small_networks import SMALL
 
 from labelscape.nets.catalog import create_model
-from labelscape.nets.shapes import result_of, shapes_alone
-from labelscape.scoring.engines import TorchEngine
+from labelscape.nets.shapes import shapes_alone
 
 ROOT = Path(__file__).parent.parent.parent
-OWN = [name for name, options in SMALL.items() if not {"backbone", "encoder"} & options.keys()]
-"""Networks whose trunk is not of another library, which loads the compiler itself."""
 
 MAPPED = """
 import sys
@@ -65,47 +62,71 @@ def test_outside_weights_are_drawn_as_ever():
     assert 0.5 < numbers.std() < 2
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_memory_is_estimated_as_by_torchs_own_rules(name, monkeypatch):
-    engine = TorchEngine(create_model(name, classes=4, **SMALL[name]).eval())
-    sizes = [(64, 64, 1), (75, 130, 1), (64, 96, 3)]
-    found = [engine.peak_bytes(*size) for size in sizes]
-    monkeypatch.setattr("labelscape.nets.shapes.RULES", {})
-    assert found == [engine.peak_bytes(*size) for size in sizes]
-
-
-def test_rules_answer_as_torch_does():
-    one, two = (
-        torch.zeros(2, 3, 4, 5, device="meta"),
-        torch.zeros(3, 1, 5, device="meta", dtype=torch.float64),
-    )
-    aten = torch.ops.aten
-    places = torch.zeros(2, 3, 4, 5, device="meta", dtype=torch.int64)
-    norm = [torch.zeros(3, device="meta")] * 4
-    for function, *args in (
-        (aten.add.Tensor, one, two),
-        (aten.add.Tensor, one, 1.5),
-        (aten.cat.default, [one, one[:, :1]], 1),
-        (aten.cat.default, [one, one[..., :2]], -1),
-        (aten.cat.default, [one, one.double()]),
-        (aten.upsample_bilinear2d.default, one, [9, 7], False),
-        (aten.max_unpool2d.default, one, places, [8, 10]),
-        (aten.native_batch_norm.default, one, *norm, False, 0.1, 1e-5),
-    ):
-        found, wanted = result_of(function, tuple(args), {}), function(*args)
-        pairs = zip(found, wanted) if isinstance(wanted, tuple) else [(found, wanted)]
-        assert all((a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) for a, b in pairs), function
-    assert result_of(aten.add.Tensor, (one, two), {"alpha": 2}).shape == (2, 3, 4, 5)
-
-
 def test_no_compiler_is_loaded_to_map():
     """torch._dynamo takes a second to import, at the start of every command."""
     paths = os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests")))
     done = subprocess.run(
-        [sys.executable, "-c", MAPPED, *OWN],
+        [sys.executable, "-c", MAPPED, *SMALL],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:-1] == [f"{name} False" for name in OWN]
+    assert done.stdout.split("\n")[:-1] == [f"{name} False" for name in SMALL]
+
+
+LATER = """
+import sys
+import torch
+from labelscape.nets.compiler import compiler_later
+
+def loaded():
+    return "torch._dynamo.eval_frame" in sys.modules
+
+def twice(x):
+    seen.append(torch.compiler.is_compiling())
+    return 2 * x
+
+seen = []
+with compiler_later():
+    left = torch.compiler.disable(twice)
+    bare = torch.compiler.disable()(twice)
+    assert left(3) == bare(3) == 6 and left.__name__ == "twice"
+assert not loaded() and "torch._dynamo" not in sys.modules and seen == [False, False]
+
+asked = sys.argv[1]
+with compiler_later():
+    if asked == "attribute":
+        import torch._dynamo
+        torch._dynamo.reset()
+    elif asked == "name":
+        from torch._dynamo import optimize
+    elif asked == "module":
+        import torch._dynamo.config
+    elif asked == "utils":
+        from torch._dynamo.utils import counters
+assert loaded() and torch._dynamo.config.cache_size_limit > 1
+assert type(sys.modules["torch._dynamo"]).__name__ == "module"
+
+graphs = []
+def kept(graph, inputs):
+    graphs.append(graph)
+    return graph.forward
+
+seen.clear()
+run = torch.compile(lambda x: left(x + 1) + 3, backend=kept)
+assert run(torch.ones(2)).tolist() == [7, 7]
+assert seen == [False] and len(graphs) == 2
+"""
+
+
+@pytest.mark.parametrize("asked", ["attribute", "name", "module", "utils"])
+def test_whatever_asks_for_the_compiler_has_it(asked):
+    """And what was to be left uncompiled before it was there is left uncompiled."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATER, asked],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from labelscape.export.model import export_model
 from labelscape.legend import Legend
 from labelscape.nets.catalog import create_model
 from labelscape.nets.depth import encoder_names
-from labelscape.nets.torchvision_guard import import_torchvision
+from labelscape.nets.libraries import import_torchvision
 from labelscape.training.foreign import ForeignWeights, load_start
 from labelscape.training.freeze import freeze_encoder
 from labelscape.training.recipe import make_recipe

@@ -228,7 +228,7 @@ def test_a_damaged_list_of_members_is_told(tmp_path):
 @pytest.mark.long
 def test_the_encoder_of_its_own_network_fits_the_backbone_of_that_name(tmp_path):
     """DeepLabv3 of torchvision, which Raster Vision trains."""
-    from labelscape.nets.torchvision_guard import import_torchvision
+    from labelscape.nets.libraries import import_torchvision
 
     import_torchvision()
     from torchvision.models.segmentation import deeplabv3_resnet50

@@ -15,8 +15,8 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.export.card import card
 from labelscape.files import make_folder, written_whole
-from labelscape.nets.baselines import smp
 from labelscape.nets.catalog import SMP
+from labelscape.nets.libraries import import_smp
 from labelscape.scoring.engines import build_network
 from labelscape.scoring.proof import proof_images
 
@@ -67,7 +67,7 @@ def write_smp_folder(
 def _loaded_back(
     folder: Path, checkpoint: Checkpoint, net: torch.nn.Module
 ) -> tuple[float, tuple[int, int, int, int]]:
-    loaded = smp().from_pretrained(str(folder)).eval()
+    loaded = import_smp().from_pretrained(str(folder)).eval()
     shape = (1, len(checkpoint.bands), 2 * net.stride, 2 * net.stride)
     images = proof_images(checkpoint, shape)
     difference = float((loaded(images) - net(images)).abs().max())

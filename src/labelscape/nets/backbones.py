@@ -42,8 +42,8 @@ from torch import Tensor, nn
 from labelscape.errors import BadFile, BadInput, BadOption, NoWeights, UnknownName
 from labelscape.nets.checks import one_of
 from labelscape.nets.count import on_meta
+from labelscape.nets.libraries import import_timm
 from labelscape.nets.shapes import shapes_alone
-from labelscape.nets.torchvision_guard import import_torchvision
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -169,9 +169,7 @@ def published(name: str) -> PretrainedCfg | None:
     """What timm knows of the weights of a backbone, and of those of its tag; None where it has none. Raises
     UnknownName for a name or tag it does not know.
     """
-    import_torchvision()
-    import timm
-
+    timm = import_timm()
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
@@ -215,9 +213,7 @@ def scaling(
 
 def timm_body(name: str, bands: int, output_stride: int, levels: int, *, pretrained: bool) -> nn.Module:
     """timm's module that gives the last `levels` levels of a backbone."""
-    import_torchvision()
-    import timm
-
+    timm = import_timm()
     config = published(name)
     if pretrained and (config is None or not config.has_weights):
         raise BadOption(
@@ -299,8 +295,7 @@ def published_weights(name: str) -> dict[str, Tensor]:
     """timm's published weights of a backbone under its names, the classifier's among them. Raises as `trunk`
     does.
     """
-    import timm
-
+    timm = import_timm()
     if (config := published(name)) is None or not config.has_weights:
         raise BadOption(f"timm has no published weights for {name!r}; pass pretrained=False.")
     try:
@@ -340,8 +335,7 @@ def package_file(name: str) -> Path | None:
 
 def renamed(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The weights of a package under timm's names: both list them in the order of computation."""
-    import timm
-
+    timm = import_timm()
     with shapes_alone():
         names = list(timm.create_model(name).state_dict())
     # Names differ between the two, their last words do not: order alone would let a swap pass.

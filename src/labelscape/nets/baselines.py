@@ -27,7 +27,6 @@ import difflib
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +46,8 @@ from labelscape.nets.blocks import Network, conv_bn_relu, resize_like
 from labelscape.nets.checks import sizes
 from labelscape.nets.context import ASPP, OneValueNorm, PyramidPooling
 from labelscape.nets.count import on_meta
+from labelscape.nets.libraries import import_smp, import_timm
 from labelscape.nets.smp_blocks import join_upsampling
-from labelscape.nets.torchvision_guard import import_torchvision
 
 
 class DeepLabV3Plus(Network):
@@ -241,17 +240,9 @@ SMP_OURS = ("encoder_name", "encoder_weights", "in_channels", "classes", "activa
 """Arguments of the library's constructors that `smp_network` sets itself."""
 
 
-def smp() -> ModuleType:
-    """segmentation_models_pytorch, imported when it is needed: that takes seconds."""
-    import_torchvision()
-    import segmentation_models_pytorch
-
-    return segmentation_models_pytorch
-
-
 def smp_names() -> list[str]:
     """Architectures of the installed segmentation_models_pytorch: Unet, UnetPlusPlus, ..."""
-    return [architecture.__name__ for architecture in smp().MODEL_ARCHITECTURES_MAPPING.values()]
+    return [architecture.__name__ for architecture in import_smp().MODEL_ARCHITECTURES_MAPPING.values()]
 
 
 def smp_options(architecture: str) -> dict[str, inspect.Parameter]:
@@ -270,7 +261,7 @@ def smp_options(architecture: str) -> dict[str, inspect.Parameter]:
 def smp_class(architecture: str) -> type[nn.Module]:
     if architecture not in (known := smp_names()):
         raise UnknownName("architecture of segmentation_models_pytorch", architecture, known)
-    return getattr(smp(), architecture)
+    return getattr(import_smp(), architecture)
 
 
 class SMPNetwork(Network):
@@ -378,7 +369,7 @@ def check_encoder_weights(encoder: str) -> None:
     if encoder.startswith("tu-"):
         check_published(encoder.removeprefix("tu-"))
         return
-    found = smp().encoders.encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet", {})
+    found = import_smp().encoders.encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet", {})
     check_reachable(encoder, found.get("repo_id"), found.get("url", ""), file=False)
 
 
@@ -391,7 +382,7 @@ def smp_scaling(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]] | N
     if encoder.startswith("tu-"):
         return scaling(encoder.removeprefix("tu-"))
     try:
-        params = smp().encoders.get_preprocessing_params(encoder, "imagenet")
+        params = import_smp().encoders.get_preprocessing_params(encoder, "imagenet")
     except OSError as failure:  # it is fetched with the weights
         raise NoWeights(encoder, first_line(failure), file=False) from failure
     except (KeyError, ValueError) as failure:
@@ -406,10 +397,9 @@ def smp_scaling(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]] | N
 
 def check_encoder(encoder: str) -> None:
     """Raises UnknownName for an encoder that neither the library nor, after the prefix "tu-", timm has."""
-    import timm
-
+    timm = import_timm()
     # Before building: the library answers an unknown encoder with a KeyError and a list of hundreds.
-    names = smp().encoders.get_encoder_names()
+    names = import_smp().encoders.get_encoder_names()
     if encoder in names or (encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))):
         return
     near = (

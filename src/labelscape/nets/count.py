@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from labelscape.nets.compiler import compiler_later
+
 
 def parameters(net: nn.Module) -> int:
     """Trainable numbers; those that several modules share count once."""
@@ -35,7 +37,7 @@ def on_meta(net: nn.Module, image: Tensor) -> object:
     weights = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
     modes = {module: module.training for module in net.modules()}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), compiler_later():
             return torch.func.functional_call(net.eval(), weights, (image,))
     finally:
         for module, training in modes.items():

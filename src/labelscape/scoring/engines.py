@@ -18,8 +18,9 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile, BadOption, LabelscapeError, first_line
 from labelscape.nets.blocks import Network, as_recorded
 from labelscape.nets.catalog import stored_model
+from labelscape.nets.compiler import compiler_later
 from labelscape.nets.kernels.folding import fold_normalisations
-from labelscape.nets.shapes import needs_numbers, result_of, shapes_alone
+from labelscape.nets.shapes import needs_numbers, shapes_alone
 from labelscape.scoring.devices import HALF_SHARE, pick_device
 from labelscape.scoring.devices import PRECISIONS as NAMES
 from labelscape.scoring.familiar import Distance
@@ -127,7 +128,7 @@ class TorchEngine:
         state = {name: value.to("meta") for name, value in [*net.named_parameters(), *net.named_buffers()]}
         weights = sum(v.nbytes for v in state.values())
         image = torch.zeros(images, self.net.in_channels, height, width, device="meta")
-        with torch.no_grad(), _Alive() as alive:
+        with torch.no_grad(), compiler_later(), _Alive() as alive:
             torch.func.functional_call(net, state, (image,))
         return int(
             weights + 1.2 * (alive.peak + image.nbytes) * (HALF_SHARE if self.dtype is not None else 1)
@@ -278,13 +279,8 @@ class _Alive(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # True would load torch's compiler, which takes a second, to keep it from looking in here.
-        return False
-
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = result_of(func, args, kwargs or {})
+        made = func(*args, **(kwargs or {}))
         results = made if isinstance(made, (tuple, list)) else (made,)
         for result, returned in zip(results, func._schema.returns):
             if isinstance(result, torch.Tensor) and returned.alias_info is None:

@@ -1,0 +1,60 @@
+"""timm and segmentation_models_pytorch, imported when they are needed, and so that it takes little time."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from types import ModuleType
+
+import torch
+
+from labelscape.nets.compiler import compiler_later
+
+MISSING = ("nms", "qnms")
+"""Operators that torchvision describes to torch at import without asking whether its compiled part is
+there.
+"""
+
+
+@cache
+def import_timm() -> ModuleType:
+    """timm, which imports torchvision. Raises ImportError where it is not installed."""
+    import_torchvision()
+    with compiler_later():
+        return importlib.import_module("timm")
+
+
+@cache
+def import_smp() -> ModuleType:
+    """segmentation_models_pytorch, which imports timm. Raises ImportError where it is not installed."""
+    import_timm()
+    return importlib.import_module("segmentation_models_pytorch")
+
+
+@cache
+def import_torchvision() -> torch.library.Library | None:
+    """Import torchvision also where its compiled part does not fit torch; before what imports it.
+
+    A torchvision built for CUDA beside a CPU build of torch (or the other way round, a frequent result of
+    pip) cannot load its compiled operators. It notes that and goes on, until it registers the shape rule of
+    one of them: "operator torchvision::nms does not exist". timm and segmentation_models_pytorch use none of
+    these operators, so it is enough to declare them: calling one still fails, and says so. Nothing is
+    declared where torchvision imports as it should. Returns what holds the declarations, which end with it.
+    Raises ImportError where torchvision is not installed.
+    """
+    with compiler_later():
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError as failure:
+            # Any other error is not about the missing compiled part.
+            if "torchvision::" not in str(failure) or "does not exist" not in str(failure):
+                raise
+        else:
+            return None
+        # A fragment only adds: the operators of a library that loads in part stay.
+        declared = torch.library.Library("torchvision", "FRAGMENT")
+        for name in MISSING:
+            if not hasattr(torch.ops.torchvision, name):
+                declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+        return declared
