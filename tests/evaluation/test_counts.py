@@ -9,6 +9,7 @@ import pytest
 import world
 
 import labelscape as ls
+from labelscape import progress
 from labelscape.datasets.labelled import scene_names
 from labelscape.errors import BadFile, BadInput
 from labelscape.evaluation.blocks import BlockCounts
@@ -19,6 +20,7 @@ from labelscape.evaluation.objects import ObjectCounts
 from labelscape.evaluation.reliability import BINS, UNIT, Reliability
 from labelscape.evaluation.topology import TopologyCounts
 from labelscape.grid import Window
+from labelscape.training import forest
 from labelscape.training.forest import score_forest
 
 QUICK = {"device": "cpu", "show": False}
@@ -234,6 +236,16 @@ def test_calibration_has_the_counts_of_both_temperatures(two, model):
     assert found.before.ece == pytest.approx(found.ece_before, abs=1e-6)
     assert found.after.ece == pytest.approx(found.ece_after, abs=1e-6)
     assert found.before.pixels.sum() == found.pixels
+
+
+def test_a_forest_is_heard_of_while_it_scores_a_scene(two, monkeypatch):
+    monkeypatch.setattr(forest, "SHARE", 100)
+    heard = []
+    with progress.heard_by(lambda done=1: heard.append(done)):
+        found = score_forest(two, part="test")
+    labelled = int(two.class_counts("test").sum())
+    assert sum(heard) == labelled == found.metrics["labelled_pixels"]
+    assert max(heard) <= 100
 
 
 def test_forests_have_counts_by_block(two):

@@ -14,7 +14,7 @@ from labelscape.datasets.own import Dataset
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.tally import Tally
 from labelscape.legend import IGNORE
-from labelscape.progress import bar
+from labelscape.progress import Tick, bar
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
@@ -41,7 +41,9 @@ def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Eval
     # Each tree draws from a seed of its own: any number of jobs grows the same forest.
     forest.fit(values[chosen], classes[chosen])
     tally, scenes = Tally(dataset.legend.names), dataset.part(part)
-    with bar("score the random forest", len(scenes), "scenes") as tick:
+    # Pixels, not scenes: of one scene with millions of labels, nothing would be heard for minutes.
+    pixels = int(dataset.class_counts(part).sum())
+    with bar("score the random forest", pixels, "labelled pixels") as tick:
         for name, scene in zip(scene_names(scenes), scenes):
             with tally.scene(name, scene) as add:
                 for window in scene.scene.grid.window.blocks(1024):
@@ -49,14 +51,14 @@ def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Eval
                     labelled = truth != IGNORE
                     if labelled.any():
                         predicted = np.full(truth.shape, IGNORE, np.uint8)
-                        predicted[labelled] = predict(forest, patch.pixels[:, labelled].T)
+                        predicted[labelled] = predict(forest, patch.pixels[:, labelled].T, tick)
                         add(window, truth, predicted)
-            tick()
     return tally.result()
 
 
-def predict(forest: RandomForestClassifier, values: np.ndarray) -> np.ndarray:
-    """(n,) uint8 classes of pixels (n, bands), the same in every run.
+def predict(forest: RandomForestClassifier, values: np.ndarray, tick: Tick | None = None) -> np.ndarray:
+    """(n,) uint8 classes of pixels (n, bands), the same in every run; `tick` advances by the pixels of
+    each share.
 
     With several jobs scikit-learn adds the trees' votes in the order in which its threads finish: where two
     classes are all but equal the last digit decides, differently each time. So the pixels are shared among
@@ -66,7 +68,12 @@ def predict(forest: RandomForestClassifier, values: np.ndarray) -> np.ndarray:
     shares = [values[start : start + SHARE] for start in range(0, len(values), SHARE)]
     # Threads will do: scikit-learn's trees hold no lock of Python while they predict.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.concatenate(list(pool.map(forest.predict, shares))).astype(np.uint8)
+        found = []
+        for classes in pool.map(forest.predict, shares):
+            found.append(classes)
+            if tick:
+                tick(len(classes))
+    return np.concatenate(found).astype(np.uint8)
 
 
 def forest_seconds(dataset: Dataset, part: str) -> float:
