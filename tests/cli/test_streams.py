@@ -92,3 +92,16 @@ def test_a_map_that_is_told_to_stop_leaves_its_tiles_and_nothing_else(tmp_path, 
     assert "labelscape: stopped." in said and "Traceback" not in said
     assert f"kept in {tmp_path}/map/.scene.unfinished; the same command resumes the map" in said
     assert [path.name for path in (tmp_path / "map").iterdir()] == [".scene.unfinished"]
+
+
+ENDED = """
+import atexit, gc
+atexit.register(lambda: print("left alone:", gc.get_freeze_count() > 1000))  # the first registered runs last
+from labelscape.cli import main
+main(["--version"])
+"""
+
+
+def test_no_garbage_is_sought_at_the_end() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDED], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "left alone: True"

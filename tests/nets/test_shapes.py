@@ -130,3 +130,28 @@ def test_whatever_asks_for_the_compiler_has_it(asked):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+IMPORTED = """
+import gc, sys
+from labelscape.nets.libraries import import_smp
+
+if sys.argv[1] == "off":
+    gc.disable()
+gc.collect()
+before = gc.get_stats()[2]["collections"]
+import_smp()
+print(gc.isenabled(), gc.get_stats()[2]["collections"] - before)
+"""
+
+
+@pytest.mark.parametrize(("garbage", "sought"), [("on", True), ("off", False)])
+def test_no_garbage_is_sought_while_libraries_are_imported(garbage, sought):
+    """And afterwards as before."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, garbage],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(sought), "0"], done.stderr
