@@ -99,6 +99,32 @@ def survey(
     return totals.statistics(scenes[0].bands, quantiles), samples
 
 
+LOST = 1e-9
+"""Share of the squared mean below which a variance has lost seven of float64's sixteen digits."""
+
+
+def finer_than_32_bits(statistics: Sequence[BandStatistics], dtype: np.dtype) -> str | None:
+    """A sentence where values of this type differ by less than the 32-bit numbers that networks compute with
+    can tell apart: they would be learned from as if they were the same.
+    """
+    for one in statistics:
+        # float32 and what fits into it is read as it is.
+        exact = np.can_cast(dtype, np.float32, casting="safe")
+        step = 0.0 if exact else float(np.spacing(np.float32(abs(one.mean))))
+        if one.min < one.max and one.std < max(4 * step, SMALLEST):
+            cure = "Multiply it" if one.std < SMALLEST else f"Subtract {one.mean:.6g} from it"
+            return (
+                f"band {one.name} varies too little for the 32-bit numbers of networks: its mean "
+                f"is {one.mean:.6g} and its deviation {one.std:.3g}, and there they are "
+                f"{max(step, SMALLEST):.3g} apart. {cure}, or leave it out (`bands`)"
+            )
+    return None
+
+
+SMALLEST = 1e-37
+"""float32 holds numbers below with fewer digits, or not at all."""
+
+
 class _Totals:
     """Running sums and ranges per band."""
 
@@ -106,6 +132,9 @@ class _Totals:
         self.count = 0
         # Without a shape: the number of bands is known with the first values.
         self.sums = self.squares = np.zeros(())
+        # The same of the values less the first block's mean.
+        self.origin: np.ndarray | None = None
+        self.near = self.near_squares = np.zeros(())
         self.low: np.ndarray | None = None
         self.high: np.ndarray | None = None
 
@@ -119,12 +148,21 @@ class _Totals:
         self.count += values.shape[1]
         self.sums = self.sums + values.sum(axis=1)
         self.squares = self.squares + np.einsum("bp,bp->b", values, values)
+        if self.origin is None:
+            self.origin = values.mean(axis=1)
+        values -= self.origin[:, None]
+        self.near = self.near + values.sum(axis=1)
+        self.near_squares = self.near_squares + np.einsum("bp,bp->b", values, values)
 
     def statistics(self, names: Sequence[str], quantiles: np.ndarray) -> tuple[BandStatistics, ...]:
         """Of what was added; quantiles (B, Q) were taken elsewhere."""
         mean = self.sums / self.count
-        # Rounding can make the difference of two large numbers slightly negative where a band is constant.
-        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))
+        variance = self.squares / self.count - mean**2
+        # Of a band whose values hardly differ beside their size (times, coordinates, kelvin in float64), the
+        # difference of two large numbers keeps no digit, or is negative; near their mean it keeps them all.
+        # (Not for all bands: another last digit would be another network.)
+        near = self.near_squares / self.count - (self.near / self.count) ** 2
+        std = np.sqrt(np.maximum(np.where(variance > LOST * mean**2, variance, near), 0))
         columns = zip(names, mean, std, self.low, self.high, quantiles, strict=True)
         return tuple(
             BandStatistics(name, float(m), float(s), float(low), float(high), tuple(map(float, row)))

@@ -89,7 +89,7 @@ def undeclared_nodata(scene: Scene) -> Difference | None:
 
 def _beyond(found: Beyond, scene: Scene) -> Difference:
     # No refusal: these pixels are left out in training and in maps alike.
-    share = f"{100 * found.share:.2g} %" if found.share >= 1e-4 else "a few"
+    share = _of_pixels(found.share)
     declare = (
         f", or declare it: `nodata={as_typed(found.value, scene.dtype)}`"
         if math.isfinite(found.value)
@@ -103,13 +103,19 @@ def _beyond(found: Beyond, scene: Scene) -> Difference:
     return Difference("beyond", NOTE, cause)
 
 
+def _of_pixels(share: float) -> str:
+    if share >= 0.1:  # two digits would be "1e+02" of all of them
+        return f"{100 * share:.0f} %"
+    return f"{100 * share:.2g} %" if share >= 1e-4 else "a few"
+
+
 def _filler_was_trained(filler: Filler, contract: Contract) -> bool:
     known = contract.statistics[filler.band]
     return contract.nodata != filler.value and known.quantiles[0] <= filler.value <= known.quantiles[-1]
 
 
 def _filler(filler: Filler, scene: Scene, bands: tuple[str, ...]) -> Difference:
-    share = f"{100 * filler.share:.2g} %" if filler.share >= 1e-4 else "a few"
+    share = _of_pixels(filler.share)
     value = as_typed(filler.value, scene.dtype)
     cause = (
         f"band {bands[filler.band]} of {scene.name} is {value} in {share} of the sampled pixels, far from "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from labelscape.checkpoint import Checkpoint, SecondTask
-from labelscape.contract.bands import BandStatistics, survey
+from labelscape.contract.bands import BandStatistics, finer_than_32_bits, survey
 from labelscape.contract.colours import colours_of
 from labelscape.contract.contract import Contract
 from labelscape.contract.difference import REFUSED
@@ -261,8 +261,12 @@ def blank_checkpoint(
 def contract_of(
     recipe: Recipe, dataset: Dataset, tick: Callable[[], None] | None = None, bundle: Bundle | None = None
 ) -> Contract:
-    """What a network of the recipe will know of the imagery of a data set."""
+    """What a network of the recipe will know of the imagery of a data set. Raises BadInput where 32-bit
+    numbers cannot tell its values apart.
+    """
     statistics, samples = survey((s.scene for s in dataset.learned_from()), tick=tick)
+    if found := finer_than_32_bits(statistics, dataset.scenes[0].scene.dtype):
+        raise BadInput(f"These scenes cannot be learned from: {found}.")
     first: Grid = dataset.scenes[0].scene.grid
     kind = "none" if not first.is_georeferenced else "geographic" if first.crs.is_geographic else "projected"
     return Contract(

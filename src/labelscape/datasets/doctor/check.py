@@ -14,6 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from labelscape.contract.bands import band_statistics, finer_than_32_bits
 from labelscape.contract.difference import REFUSED
 from labelscape.contract.values import undeclared_nodata
 from labelscape.datasets.doctor.codes import burned, coded
@@ -237,6 +240,7 @@ def _check_pair(
         for note in scene.notes:
             results.add("file", "info", name, as_sentence(note, name))
         _check_nodata(results, scene, name)
+        _check_spread(results, scene, name)
         pair = Pair(scene, name, label, split)
         try:
             if is_vector(label):
@@ -260,6 +264,15 @@ def _check_nodata(results: Results, scene: Scene, name: str) -> None:
         if found := undeclared_nodata(scene):
             severity = "error" if found.level == REFUSED else "info"
             results.add("nodata", severity, name, as_sentence(found.cause, name))
+
+
+def _check_spread(results: Results, scene: Scene, name: str) -> None:
+    """Values that 32-bit numbers cannot tell apart, which training refuses."""
+    if np.can_cast(scene.dtype, np.float32):
+        return
+    with suppress(LabelscapeError):  # as above; and a scene that is all nodata has no values
+        if found := finer_than_32_bits(band_statistics([scene], most_blocks=4), scene.dtype):
+            results.add("precision", "error", name, as_sentence(found, name))
 
 
 def _with_raster(results: Results, pair: Pair, opened: ExitStack) -> Pair:
