@@ -27,6 +27,7 @@ from labelscape.maps.seams import Seams
 from labelscape.nets.catalog import create_model
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.engines import state_arrays
+from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.tiles import TilePlan
 from labelscape.workers.store import Folder
 
@@ -210,6 +211,38 @@ def test_seams_are_counted_as_defined(core):
         assert seams.score == pytest.approx(np.mean(border) / np.mean(inside))
     else:
         assert np.isnan(seams.score)
+
+
+def test_lines_between_cells_of_the_network_are_no_seams():
+    """Classes change between cells of 16 pixels everywhere, as those of networks of that stride do. Borders
+    of tiles lie between cells, and classes change there no more often than on other such lines.
+    """
+    cells = np.random.default_rng(0).integers(0, 3, (16, 20)).astype(np.uint8)
+    classes = cells.repeat(16, axis=0).repeat(16, axis=1)[:250, :310]
+    whole = Window(0, 0, 250, 310)
+    naive, seams = Seams(), Seams(16)
+    for tile in whole.blocks(64):
+        naive.add(tile, classes[tile.inset_of(whole)])
+        seams.add(tile, classes[tile.inset_of(whole)])
+    assert naive.score > 15
+    # 67 % of the cells differ from the next: four of 250 lines are few, and chance is a tenth.
+    assert seams.score == pytest.approx(1, abs=0.15)
+    assert (seams.border_pairs, seams.border_changes) == (naive.border_pairs, naive.border_changes)
+    # Of every line between cells inside the tiles: 15 - 3 of the rows, 19 - 4 of the columns.
+    assert seams.inside_pairs == 12 * 310 + 15 * 250
+
+
+def test_the_stride_of_a_maps_network_counts(checkpoint, tmp_path):
+    w = world.make(tmp_path, 300, 300)
+    made = map_scene(checkpoint, w.scene, tmp_path / "map", polygons=False, **QUICK)
+    with rasterio.open(made.paths["class"]) as file:
+        classes = file.read(1)
+    stride, core = Scorer.of([checkpoint], device="cpu").stride, made.facts["core"]
+    assert 1 < stride < core
+    seams = Seams(stride)
+    for tile in Window(0, 0, 300, 300).blocks(core):
+        seams.add(tile, classes[tile.inset_of(Window(0, 0, 300, 300))])
+    assert made.seam == pytest.approx(seams.score)
 
 
 def test_a_network_that_leaves_traces_is_found_out():

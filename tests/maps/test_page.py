@@ -172,6 +172,17 @@ def test_settings_are_words():
     assert settings_in_words({**facts, "crs": None})["Minimum mapping unit"].startswith("0.5 pixels")
 
 
+def test_a_report_has_the_seam_score_of_several_tiles(tmp_path):
+    w = world.make(tmp_path, 200, 400)
+    model = world.tiny_checkpoint(like=w.scene)
+    common = {"polygons": False, "device": "cpu"}
+    several = map_scene(model, w.scene, tmp_path / "several", tile_size=256, **common)
+    assert several.facts["tiles"] > 1
+    assert f"{several.seam:.2f} (1: no seams)" in several.paths["report"].read_text()
+    one = map_scene(model, w.scene, tmp_path / "one", **common)
+    assert one.facts["tiles"] == 1 and "Seam score" not in one.paths["report"].read_text()
+
+
 def test_polygons_of_few_pixels_are_counted(tmp_path):
     from labelscape.areas.polygonize import polygonize
 

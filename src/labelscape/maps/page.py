@@ -71,9 +71,14 @@ def write_map_report(
         curves=_curves(checkpoint),
         tasks=tuple(_second_task(checkpoint, scene, one) for one in result.tasks.values()),
         files=_files(result),
-        provenance=settings_in_words(facts) | ({"Speed": str(result.speed)} if result.speed else {}),
+        provenance=settings_in_words(facts) | _measured_of_it(result),
     )
     write_report(path, report, overwrite=overwrite)
+
+
+def _measured_of_it(result: MapResult) -> dict[str, str]:
+    seam = {} if np.isnan(result.seam) else {"Seam score": f"{result.seam:.2f} (1: no seams)"}
+    return seam | ({"Speed": str(result.speed)} if result.speed else {})
 
 
 def _second_task(checkpoint: Checkpoint, scene: Scene, result: MapResult) -> Report:

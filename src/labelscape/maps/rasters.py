@@ -49,6 +49,12 @@ class Tally:
     """Pixels farther from the training data than the limit; None where that is not mapped."""
     seams: Seams = field(default_factory=Seams)
 
+    @classmethod
+    def of(cls, grid: Grid, legend: Legend, stride: int) -> Tally:
+        """Nothing counted yet, of a network of this stride."""
+        count = len(legend)
+        return cls(grid, legend, np.zeros(count, np.int64), np.zeros(count), seams=Seams(stride))
+
     @stage("count areas and seams")
     def add(self, core: Window, classes: np.ndarray) -> None:
         self.seams.add(core, classes)
@@ -94,8 +100,7 @@ def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
     """
     scene = work.scene
     tallies = {
-        task: Tally(scene.grid, legend, np.zeros(len(legend), np.int64), np.zeros(len(legend)))
-        for task, legend in work.legends.items()
+        task: Tally.of(scene.grid, legend, work.scorer.stride) for task, legend in work.legends.items()
     }
     # Where a writer fails its half-written file goes; the journal keeps the finished tiles.
     with work.journal, ExitStack() as files:

@@ -1,5 +1,9 @@
 """The seam score: do classes change more often where tiles meet than inside them?
 
+A network of stride 16 computes one row of cells for 16 rows of pixels, and between cells classes change more
+often than within them, in whole scenes too. Tiles begin on the stride, so their borders lie between cells:
+compared with all lines inside, a map without seams would seem to have some.
+
 How tiles are blended so that they do not is `scoring.fade`.
 """
 
@@ -18,8 +22,11 @@ from labelscape.legend import IGNORE
 class Seams:
     """Counts pairs of neighbouring valid pixels, and pairs that differ in class, across tile borders and
     inside tiles. Tiles are added row by row.
+
+    stride  pixels of a cell of the network; inside tiles, lines at whole strides from the tile's border count
     """
 
+    stride: int = 1
     border_pairs: int = 0
     border_changes: int = 0
     inside_pairs: int = 0
@@ -30,7 +37,11 @@ class Seams:
 
     def add(self, core: Window, classes: np.ndarray) -> None:
         """One core's class indices (h, w), 255 invalid. Cores come in the order of the plan."""
-        for one, other in ((classes[1:], classes[:-1]), (classes[:, 1:], classes[:, :-1])):
+        step = self.stride
+        for one, other in (
+            (classes[step::step], classes[step - 1 : -1 : step]),
+            (classes[:, step::step], classes[:, step - 1 : -1 : step]),
+        ):
             pairs, changes = _compared(one, other)
             self.inside_pairs, self.inside_changes = self.inside_pairs + pairs, self.inside_changes + changes
         if self._right is not None:
@@ -56,7 +67,7 @@ class Seams:
     @property
     def score(self) -> float:
         """The rate of changes across borders over the rate inside: 1 where tiles leave no seams; NaN without
-        borders or without changes.
+        borders, without changes, or in tiles smaller than two strides.
         """
         if not (self.border_pairs and self.inside_changes):
             return math.nan
