@@ -27,9 +27,9 @@ from labelscape.exported import ExportedNetwork, read_exported
 from labelscape.exported_formats import KINDS
 from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
-from labelscape.mistaken import what_it_is
+from labelscape.mistaken import no_such_file, what_it_is
 from labelscape.model_places import local_model
-from labelscape.text import printable
+from labelscape.text import printable, some
 
 FORMAT = "labelscape-1"
 TASK_NAME = r"[\w-]{1,40}"
@@ -257,9 +257,9 @@ def description(path: str | Path) -> dict:
     path = local_model(path)
     if not os.path.isfile(path):
         raise BadFile(
-            f"{path} does not exist."
+            no_such_file(path)
             if not os.path.exists(path)
-            else f"{path} is a folder; a .safetensors checkpoint was expected."
+            else f"{path} is a folder; a .safetensors checkpoint was expected{_such_as(path)}."
         )
     if path.suffix.lower() in KINDS:
         found, network = read_exported(path)
@@ -277,6 +277,12 @@ def description(path: str | Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{path} has a damaged description ({_short(error)}).") from error
     return _checked(path, fields)
+
+
+def _such_as(folder: Path) -> str:
+    """The checkpoints that a folder holds, such as the one that a training wrote to."""
+    held = sorted(one for one in folder.glob("*.safetensors") if not one.name.endswith(".state.safetensors"))
+    return f", such as {some(held, 3)}" if held else ""
 
 
 def _checked(path: Path, fields: Any) -> dict:

@@ -198,7 +198,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadFile(f"The folder {path} cannot be created: {error.strerror or error}.") from error
+        file = next((one for one in (path, *path.parents) if one.exists() and not one.is_dir()), None)
+        why = f"{file} is a file" if file else error.strerror or error
+        raise BadFile(f"The folder {path} cannot be created: {why}.") from error
 
 
 @contextlib.contextmanager

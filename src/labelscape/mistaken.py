@@ -1,7 +1,11 @@
-"""What a file is that cannot be opened as what its name says: a look at its first bytes, for the message."""
+"""For messages: what a file is that cannot be opened as what its name says, by a look at its first bytes; and
+which file may have been meant where there is none.
+"""
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import os
 import tarfile
 import zipfile
@@ -28,8 +32,39 @@ UNFINISHED = (
     "--edit` or in QGIS, which undoes the unfinished change and nothing else"
 )
 """Of a GeoPackage with a journal that SQLite must roll back first, which a reader may not."""
+LIKE = 0.8
+"""How alike two names of files must be for one to be taken for the other (ours)."""
+LOOKED_AT = 5000
+"""Names of a folder that are looked through for it (ours): a mistake shall not take seconds."""
 MOST = 3
 """Members of an archive that a message names (ours)."""
+
+
+def no_such_file(path: str | Path) -> str:
+    """The sentence on a local file that does not exist, with the one in its folder that is called nearly so,
+    or the first folder on the way that there is not. Never raises.
+    """
+    text = str(path)
+    said, (folder, name) = f"{text} does not exist.", os.path.split(text)
+    try:
+        if folder and not os.path.isdir(folder):
+            return f"{said} {_gone(folder)}"
+        with os.scandir(folder or ".") as entries:
+            there = [entry.name for entry in itertools.islice(entries, LOOKED_AT)]
+    except (OSError, ValueError):
+        return said
+    # Sorted: the order of a folder's entries is that of the disk.
+    there = sorted(one for one in there if one.isprintable() and not one.startswith("."))
+    near = difflib.get_close_matches(name.lower(), {one.lower() for one in there}, n=1, cutoff=LIKE)
+    same = [one for one in there if Path(one).stem.lower() == Path(name).stem.lower()]
+    meant = next((one for one in there if one.lower() in near), None) or next(iter(same), None)
+    return f"{said} Did you mean {os.path.join(folder, meant)}?" if meant else said
+
+
+def _gone(folder: str) -> str:
+    while (above := os.path.dirname(folder)) and above != folder and not os.path.exists(above):
+        folder = above
+    return f"{folder} is no folder." if os.path.exists(folder) else f"There is no folder {folder}."
 
 
 def what_it_is(path: str | Path) -> str | None:

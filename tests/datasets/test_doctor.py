@@ -139,6 +139,9 @@ def test_colours_and_palettes(tmp_path):
         file.write(classes, 1)
     findings = check_data([w.scene], [palette])
     assert not kinds(findings) and "1 is (255, 255, 0)" in only(findings, "palette").text
+    assert "Name the values" in only(findings, "palette").cure
+    named = check_data([w.scene], [palette], spec=LabelRules(classes={"a": 0, "b": 1, "c": 2}))
+    assert only(named, "palette").cure == ""  # they are named already
     noise = np.random.default_rng(0).integers(0, 255, (3, 96, 128), dtype=np.uint8)
     assert "picture" in kinds(one(tmp_path, noise))
     assert "fractions" in kinds(one(tmp_path, np.full((96, 128), 0.3, np.float32)))

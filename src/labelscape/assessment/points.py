@@ -28,6 +28,7 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.files import written_whole
 from labelscape.grid import Grid
 from labelscape.legend import Legend
+from labelscape.mistaken import no_such_file
 from labelscape.scenes.vectors import write_layer, writing
 
 FORMAT = "labelscape-sample-1"
@@ -140,7 +141,7 @@ def read_design(path: str | Path) -> Design | None:
     changed after sampling, BadFile where the file cannot be read.
     """
     if not Path(path).exists():
-        raise BadFile(f"{path} does not exist.")
+        raise BadFile(no_such_file(path))
     # Exports to other formats lose the table: their design is that of the GeoPackage they came from.
     if Path(path).suffix.lower() != ".gpkg":
         return None

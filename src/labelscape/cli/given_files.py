@@ -16,7 +16,7 @@ from pathlib import Path
 
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import check_path
-from labelscape.mistaken import what_it_is
+from labelscape.mistaken import no_such_file, what_it_is
 
 SPECIAL = re.compile(r"://|^/vsi|^[A-Za-z]\w+:|[,#|]")
 """What no plain path has: addresses, GDAL's virtual paths and subdatasets, several files, an item of a saved
@@ -51,7 +51,7 @@ def check_models(models: Iterable[str | Path | None], scenes: Iterable[str] = ()
         if re.match(r"\w+:/", str(model)):
             continue
         if not os.path.exists(model):
-            raise BadFile(f"{model} does not exist.")
+            raise BadFile(no_such_file(model))
         # Only plain files: reading a pipe would take from it what the loader needs.
         # An exported model is its library's to judge, unless there is nothing in it.
         exported = _is_exported(model) and os.path.getsize(model) > 0
@@ -68,7 +68,7 @@ def check_files(places: Iterable[str | Path | None]) -> None:
         if not os.path.exists(text) and not SPECIAL.search(text) and not glob.has_magic(text)
     ]
     if len(missing) == 1:
-        raise BadFile(f"{missing[0]} does not exist.")
+        raise BadFile(no_such_file(missing[0]))
     if missing:
         raise BadFile("These files do not exist:\n  - " + "\n  - ".join(missing))
 

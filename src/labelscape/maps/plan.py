@@ -183,16 +183,17 @@ def refuse_unless(findings: tuple[Difference, ...], name: str, task: str | None 
     """Raises Refused with the causes where a finding refuses the scene called `name` (for a second task)."""
     # All at once: a user who fixes one cause and starts again would meet the next.
     causes = [f.cause for f in findings if f.level == REFUSED]
+    forced = [f.cause for f in findings if f.level == REFUSED and f.kind != "band count"]
     if causes:
         listed = "; ".join(causes) if len(causes) == 1 else "".join(f"\n  - {cause}" for cause in causes)
         what, other = "this model", ""
         if task:
             what = f"the images that this model learned {task} from"
             other = " (Without `task` both tasks are mapped, for scenes like the images of the first.)"
-        raise Refused(
-            f"{name} does not fit {what}: {listed}.{chr(10) if len(causes) > 1 else ' '}Fix it, or pass "
-            f"`force=True` to map anyway.{other}"
-        )
+        # With too few bands there is nothing that the network could be given.
+        cure = "Fix it, or pass `force=True` to map anyway." if causes == forced else ""
+        gap = chr(10) if len(causes) > 1 else " "
+        raise Refused(f"{name} does not fit {what}: {listed}.{gap if cure else ''}{cure}{other}")
 
 
 def mark_forced(class_raster: Path, findings: tuple[Difference, ...]) -> None:

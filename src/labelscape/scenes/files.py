@@ -22,7 +22,7 @@ from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.files import check_regular
-from labelscape.mistaken import what_it_is
+from labelscape.mistaken import no_such_file, what_it_is
 from labelscape.scenes.containers import is_zarr, rasters_in
 from labelscape.scenes.scene import Scene
 
@@ -133,7 +133,7 @@ def open_raster(file: str | Path) -> rasterio.DatasetReader:
     local = is_local(text)
     # os.path: a name that is too long for the system is no file, and no error.
     if local and not os.path.exists(text):
-        raise BadFile(f"{text} does not exist.")
+        raise BadFile(no_such_file(text))
     if local and Path(text).is_dir() and not is_zarr(text):
         raise BadFile(f"{text} is a folder; a raster file was expected.")
     if local and not Path(text).is_dir():

@@ -20,7 +20,7 @@ import numpy as np
 from labelscape.crs import Unrelated, as_wkt
 from labelscape.errors import BadFile, BadInput, BadOption, LabelscapeError, UnknownName
 from labelscape.files import check_regular
-from labelscape.mistaken import UNFINISHED, what_it_is
+from labelscape.mistaken import UNFINISHED, no_such_file, what_it_is
 from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason, suffix_of
 from labelscape.scenes.nested import is_too_deep
 from labelscape.scenes.vector_paths import as_it_is, member_of, vectors_inside
@@ -145,7 +145,7 @@ def read_features(given: str | Path | VectorSource, columns: Sequence[str] | Non
     """
     source = VectorSource.of(given)
     if is_local(source.path) and not os.path.exists(source.path):
-        raise BadFile(f"{source} does not exist.")
+        raise BadFile(no_such_file(source))
     if is_local(source.path):
         check_regular(source.path)
     if Path(source.path).suffix.lower() in PARQUET:
@@ -270,7 +270,7 @@ def choices(source: VectorSource) -> list[str]:
     read.
     """
     if is_local(source.path) and not os.path.exists(source.path):
-        raise BadFile(f"{source} does not exist.")
+        raise BadFile(no_such_file(source))
     if Path(source.path).suffix.lower() in PARQUET:
         return [Path(source.path).stem]
     # Tables beside the polygons, such as the styles that QGIS stores, are no choice.

@@ -20,6 +20,7 @@ from labelscape.errors import BadFile, BadInput, LabelscapeError
 from labelscape.files import check_path
 from labelscape.grid import Grid, decimated
 from labelscape.legend import IGNORE, Legend
+from labelscape.mistaken import no_such_file
 from labelscape.rasters.class_map import ClassRaster, class_raster
 from labelscape.rasters.class_names import legend_in, values_in
 from labelscape.rasters.overviews import count_areas
@@ -188,7 +189,7 @@ def class_map_of(place: str | Path) -> Path:
     check_path(place, "The map")
     path = Path(place)
     if not path.exists():
-        raise BadFile(f"{path} does not exist.")
+        raise BadFile(no_such_file(path))
     if not path.is_dir():
         return path
     runs = sorted(path.glob(f"*{RUN}"))

@@ -205,7 +205,10 @@ def check_values(found: Tally, rules: LabelRules) -> list[Finding]:
         known = [value for value in sorted(found.counts) if value in found.palette]
         colours = some([f"{v} is ({', '.join(map(str, found.palette[v]))})" for v in known])
         text = f"The file has a colour table: the values above are displayed as colours: {colours}."
+        named = class_names(rules) or found.names
         cure = "Name the values with `classes`; the colours are for display only."
+        # Names that travel with the raster are known already.
+        cure = "" if set(found.counts) <= set(named) else cure
         findings.append(Finding("palette", "info", where, text, cure))
     return findings + _unknown(found, rules)
 
