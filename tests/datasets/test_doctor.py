@@ -17,6 +17,7 @@ from labelscape.datasets.doctor.twins import Sketch, Sketcher, check_twins
 from labelscape.errors import BadInput
 from labelscape.grid import Grid
 from labelscape.labels.labels import open_labels
+from labelscape.labels.polygons import column_report
 from labelscape.labels.rules import LabelRules
 from labelscape.legend import Legend
 from labelscape.scenes.raster import Scene
@@ -565,3 +566,29 @@ def test_notes_keep_the_names_of_files_as_they_are(tmp_path, monkeypatch):
         file.gcps = [rasterio.control.GroundControlPoint(*corner) for corner in corners], w.crs
     findings = check_data(["my scene.tif"], [world.label_raster(w, tmp_path / "labels.tif")])
     assert only(findings, "file").text.startswith("my scene.tif is placed by its 4 ground control points")
+
+
+def test_a_column_that_most_polygons_leave_empty_is_met_with_those_that_are_full(tmp_path):
+    import pyogrio
+
+    w = world.make(tmp_path)
+    given = tmp_path / "given.gpkg"
+    world.label_polygons(w, given)
+    _, _, shapes, (kind,) = pyogrio.raw.read(given)
+    count, empty = len(kind), np.full(len(kind), None, object)
+    some = empty.copy()
+    some[:2] = "Long Lake", "Old Wood"
+    ids = np.array([f"id {number}" for number in range(count)], object)
+    columns = {"name": some, "id": ids, "fclass": kind, "same": np.full(count, "x", object), "empty": empty}
+    file = tmp_path / "osm.gpkg"
+    pyogrio.raw.write(
+        file, shapes, [*columns.values()], [*columns], geometry_type="Polygon", crs="EPSG:4326", driver="GPKG"
+    )
+    found = only(check_data([w.scene], [file], spec=LabelRules(class_column="name")), "no-class")
+    assert f"{count - 2} of {count} polygons have no value in 'name'" in found.text
+    assert found.cure == "Give them a class, or choose another `class_column`: full are fclass."
+    attributes = {name: np.asarray(values, object) for name, values in columns.items()}
+    (said,) = column_report(file, attributes, LabelRules(class_column="name"))
+    assert "most polygons have no value in the column 'name'; full are fclass" in said
+    assert column_report(file, attributes, LabelRules(class_column="fclass")) == []
+    assert check_data([w.scene], [file], spec=LabelRules(class_column="name")).count(found) == 1

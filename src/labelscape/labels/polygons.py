@@ -179,12 +179,37 @@ def column_report(source: str | Path, attributes: Mapping[str, np.ndarray], rule
                 f"{source}: {name!r} is read as a class; if it means 'no class', empty these cells, or leave "
                 "it out with `merge`"
             )
+    if fuller := fuller_columns(attributes, column):
+        lines.append(
+            f"{source}: most polygons have no value in the column {column!r}; full are {', '.join(fuller)} "
+            "(choose with `class_column`)"
+        )
     for group in alike(spelled):
         lines.append(
             f"{source}: {' and '.join(map(repr, group))} are {len(group)} classes; if they are meant to be "
             "one, join them with `merge`"
         )
     return lines
+
+
+def fuller_columns(attributes: Mapping[str, np.ndarray], column: str) -> list[str]:
+    """Where most polygons have no value in the column of the classes: columns of text that are full, and have
+    no more names than a legend. One of them was probably meant.
+    """
+
+    def names(of: str) -> list[str]:
+        return [class_name(_single(value)) for value in attributes[of]]
+
+    here = names(column)
+    if 2 * here.count("") <= len(here):
+        return []
+    return [
+        other
+        for other, values in attributes.items()
+        if other != column and values.dtype == object
+        # Numbers of parcels have a value for each polygon.
+        if "" not in (found := set(names(other))) and 2 <= len(found) < min(IGNORE, len(here))
+    ]
 
 
 def _elsewhere(source: str | Path, geometries: np.ndarray, grid: Grid, scene_name: str) -> str:
@@ -202,6 +227,11 @@ def _elsewhere(source: str | Path, geometries: np.ndarray, grid: Grid, scene_nam
     )
 
 
+def polygons_read(count: int) -> str:
+    """How many polygons were read, as messages have it."""
+    return f"{count} polygon{'s' if count != 1 else ''} read"
+
+
 def polygon_report(
     names: np.ndarray, index_of: Mapping[str, int], inside: np.ndarray, legend: Legend
 ) -> list[str]:
@@ -213,7 +243,7 @@ def polygon_report(
         mine, index = names == name, index_of.get(name, IGNORE)
         fate = "not used" if index == IGNORE else f"-> {legend.names[index]}"
         lines.append(
-            f"{name or '(no class)'}: {mine.sum()} polygons read, {(mine & inside).sum()} in the scene, "
+            f"{name or '(no class)'}: {polygons_read(mine.sum())}, {(mine & inside).sum()} in the scene, "
             f"{(mine & ~inside).sum()} outside {fate}"
         )
     return lines

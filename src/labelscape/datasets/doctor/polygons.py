@@ -13,7 +13,14 @@ import rasterio.features
 from labelscape.crs import Unrelated, bounds_in
 from labelscape.datasets.doctor.findings import Finding
 from labelscape.grid import Grid
-from labelscape.labels.polygons import class_column, column_report, found_names, polygon_names
+from labelscape.labels.polygons import (
+    class_column,
+    column_report,
+    found_names,
+    fuller_columns,
+    polygon_names,
+    polygons_read,
+)
 from labelscape.labels.rules import ClassTable, LabelRules, resolve_classes
 from labelscape.legend import IGNORE
 from labelscape.scenes.polygons import read_polygons
@@ -52,6 +59,9 @@ def check_polygons(
     fates = polygon_fates(geometries, inside, grid)
     findings = [Finding("left-out", "warning", where, note.removeprefix(f"{source}: ")) for note in notes]
     for line in column_report(source, attributes, rules):
+        if ": most polygons have no value" in line:
+            # Said below, with their number.
+            continue
         # Only names that are almost the same, or mean none, may be a mistake.
         severity = "warning" if " classes; if" in line or "; if it means" in line else "info"
         findings.append(Finding("names", severity, where, line.removeprefix(f"{source}: ")))
@@ -59,7 +69,9 @@ def check_polygons(
     if nameless:
         column = class_column(source, attributes, rules)
         text = f"{nameless} of {len(names)} polygons have no value in {column!r}; they are not used."
-        findings.append(Finding("no-class", "warning", where, text, "Give them a class."))
+        fuller = fuller_columns(attributes, column)
+        other = f", or choose another `class_column`: full are {', '.join(fuller)}" if fuller else ""
+        findings.append(Finding("no-class", "warning", where, text, f"Give them a class{other}."))
     for name in sorted(set(names.tolist()) - {""}):
         fate = Counter(fates[names == name].tolist())
         findings.append(_of_class(where, name, fate, scene_name, used=name in used))
@@ -70,7 +82,7 @@ def _of_class(where: str, name: str, fate: Counter[str], scene_name: str, *, use
     """What became of the polygons of one class."""
     read, burned = fate.total(), fate["burned"]
     text = (
-        f"{name}: {read} polygons read, {burned} rasterized, {fate['outside']} outside {scene_name}, "
+        f"{name}: {polygons_read(read)}, {burned} rasterized, {fate['outside']} outside {scene_name}, "
         f"{fate['small']} too small to contain a pixel's centre"
     )
     text += f", {fate['hidden']} covered by later polygons" if fate["hidden"] else ""
