@@ -133,6 +133,31 @@ def test_areas_are_those_of_the_ellipsoid_row_by_row(crs, transform, shape):
     np.testing.assert_allclose(grid.pixel_areas(rows, columns), right, rtol=2e-5)
 
 
+@pytest.mark.parametrize("size", [0.05, 0.13, 10, 300])
+@pytest.mark.parametrize(
+    ("crs", "left", "top"),
+    [
+        ("EPSG:32633", 420_000, 5_540_000),
+        ("EPSG:32745", 330_000, 3_060_000),
+        ("EPSG:3035", 4_300_000, 3_200_000),
+        ("EPSG:2154", 650_000, 6_860_000),
+        ("EPSG:3413", -300_000, -2_200_000),
+    ],
+)
+@pytest.mark.parametrize("shape", [(4000, 3000), (1, 700), (5, 1)])
+def test_areas_of_pixels_of_any_size_follow_the_scale_of_the_projection(crs, left, top, size, shape):
+    """A pixel of 0.13 m is smaller than what geodesic polygons are right to, by a thousandth of itself."""
+    grid = Grid(CRS.from_user_input(crs), Affine(size, 0, left, 0, -size, top), *shape)
+    rng = np.random.default_rng(0)
+    rows, columns = rng.integers(0, shape[0], 50), rng.integers(0, shape[1], 50)
+    centres = grid.transform @ (columns + 0.5, rows + 0.5)
+    lonlat = pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True).transform(*centres)
+    scale = pyproj.Proj(crs).get_factors(*lonlat).areal_scale
+    np.testing.assert_allclose(grid.pixel_areas(rows, columns), size**2 / scale, rtol=2e-7)
+    middle = grid.pixel_areas(shape[0] // 2, shape[1] // 2)[0]
+    assert grid.ground_pixel_size**2 == pytest.approx(middle, rel=1e-7)
+
+
 def test_the_earth_in_degrees_has_its_area():
     grid = Grid(CRS.from_epsg(4326), Affine(0.25, 0, -180, 0, -0.25, 90), 720, 1440)
     assert grid.pixel_areas(np.arange(720), 0).sum() * 1440 == pytest.approx(510_065_621_724_089, rel=1e-9)

@@ -5,25 +5,31 @@ values.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
 
 import numpy as np
 from affine import Affine
+from numpy.polynomial.chebyshev import chebval2d, chebvander2d
 from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
 
 from labelscape.crs import Unrelated, ground_distances, ring_areas, transformed
 from labelscape.errors import BadOption, WrongType
 
-if TYPE_CHECKING:
-    from scipy.interpolate import RectBivariateSpline
-
 LATTICE = 33
 """Places along a side at which areas of pixels are computed (ours): between them a cubic spline is exact to
 eight digits over a zone of UTM.
+"""
+DEGREE = 6
+"""Of the polynomial that is used instead where it meets all these places to eight digits (ours), as it does
+over a zone of UTM or a continent in an equal-area projection. scipy's splines take longer to import than a
+small map takes.
+"""
+MEASURED = 300.0
+"""Metres (ours): areas of smaller pixels are measured on squares of this side. PROJ's are right to 1e-5
+square metres, a thousandth of a pixel of 0.1 m; and over such a square they change by less than 1e-9.
 """
 
 
@@ -156,6 +162,8 @@ class Grid:
         row, col = self.height // 2, self.width // 2
         try:
             (area,) = self._ground_areas([row], [col])
+            if math.isfinite(area) and area > 0:
+                (area,) = self._areas_around([row], [col], math.sqrt(area))
         except Unrelated:
             return None
         return math.sqrt(area) if math.isfinite(area) and area > 0 else None
@@ -191,6 +199,14 @@ class Grid:
         cols, lines = across + np.array(columns)[:, None], down + np.array(rows)[:, None]
         return ring_areas(*transformed(*(self.transform @ (cols, lines)), self.crs))
 
+    def _areas_around(self, rows: Sequence[float], columns: Sequence[float], pixel_size: float) -> np.ndarray:
+        """(N,) square metres of the pixels at these places, as means of squares of at least MEASURED metres
+        around them. `pixel_size` is in metres, about.
+        """
+        side = math.ceil(MEASURED / pixel_size)
+        shift = (side - 1) / 2
+        return self._ground_areas(np.array(rows) - shift, np.array(columns) - shift, side, side) / side**2
+
     @cached_property
     def _row_areas(self) -> np.ndarray | None:
         """(H,) the area of a pixel of each row, exact on the ellipsoid, where rows are parallels: in degrees
@@ -211,15 +227,23 @@ class Grid:
         return turn * np.abs(np.diff(_zone(np.clip(lat, -90, 90))))
 
     @cached_property
-    def _area_spline(self) -> RectBivariateSpline:
-        """Pixel areas in square metres between LATTICE x LATTICE places, counted from 0 on each axis."""
+    def _area_surface(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """Pixel areas in square metres by place: (N,) rows and (N,) columns, from -1 to 1 across the grid."""
+        places = np.linspace(-1, 1, LATTICE)
+        down, right = np.repeat(places, LATTICE), np.tile(places, LATTICE)
+        height, width = self.shape
+        rows, columns = (down + 1) * (height - 1) / 2, (right + 1) * (width - 1) / 2
+        found = self._areas_around(rows, columns, self.ground_pixel_size)
+        known = np.isfinite(found) & (found > 0)  # corners of a picture of the whole Earth lie beside it
+        if known.all():
+            terms = chebvander2d(down, right, [DEGREE, DEGREE])
+            factors = np.linalg.lstsq(terms, found)[0]
+            if np.allclose(terms @ factors, found, rtol=1e-8, atol=0):
+                return partial(_polynomial, factors.reshape(DEGREE + 1, DEGREE + 1))
         from scipy.interpolate import RectBivariateSpline
 
-        rows, columns = (np.linspace(0, side - 1, LATTICE) for side in self.shape)
-        found = self._ground_areas(np.repeat(rows, LATTICE), np.tile(columns, LATTICE))
-        known = np.isfinite(found) & (found > 0)  # corners of a picture of the whole Earth lie beside it
         found = np.where(known, found, np.median(found[known])).reshape(LATTICE, LATTICE)
-        return RectBivariateSpline(np.arange(LATTICE), np.arange(LATTICE), found)
+        return RectBivariateSpline(places, places, found).ev
 
     def pixel_areas(self, rows: np.ndarray | float, columns: np.ndarray | float) -> np.ndarray:
         """Areas of the pixels at these rows and columns (N,) in square metres on the ellipsoid; 1 each where
@@ -231,8 +255,8 @@ class Grid:
         if self._row_areas is not None:
             return np.interp(rows, np.arange(self.height), self._row_areas)
         # A raster of one row has its whole lattice there: 0 / 1, not 0 / 0.
-        places = [v * (LATTICE - 1) / max(1, side - 1) for v, side in zip((rows, columns), self.shape)]
-        return self._area_spline.ev(*places)
+        places = [2 * v / max(1, side - 1) - 1 for v, side in zip((rows, columns), self.shape)]
+        return self._area_surface(*places)
 
     def transform_of(self, window: Window) -> Affine:
         """The affine transform of a window: pixel (0, 0) is its upper left one."""
@@ -267,6 +291,10 @@ class Grid:
         # Three corners fix an affine transform: the origin alone would not show that the pixel sizes differ.
         corners = [(0, 0), (self.width, 0), (0, self.height)]
         return all(math.dist(self.transform @ c, other.transform @ c) < within * step for c in corners)
+
+
+def _polynomial(factors: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return chebval2d(down, right, factors)  # a function of a module: grids are sent to other processes
 
 
 def _zone(lat: np.ndarray) -> np.ndarray:
