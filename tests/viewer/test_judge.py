@@ -14,6 +14,8 @@ import pytest
 import rasterio
 import shapely
 import viewed
+import world
+from affine import Affine
 from viewed import client
 
 pytest.importorskip("fastapi", reason="needs the extra `viewer`")
@@ -295,3 +297,30 @@ def test_the_worst_blocks_of_an_evaluation_are_flown_through(folder, tmp_path):
 
 def test_changed_is_an_error_of_its_own():
     assert Changed(NOTHING).now == NOTHING
+
+
+def test_what_lies_elsewhere_is_refused(folder, tmp_path):
+    """A review, imagery or a second map of another place: all would be empty, and answers wrong."""
+    far = {"transform": world.NORTH_UP @ Affine.translation(4000, 0)}
+    beside = {"transform": world.NORTH_UP @ Affine.translation(viewed.WIDTH, 0)}
+    near = {"transform": world.NORTH_UP @ Affine.translation(viewed.WIDTH - 5, 0)}
+    for name, place in (("far", far), ("beside", beside)):
+        other = viewed.made(tmp_path / name, **place)
+        review(other / "place_class.tif", other / "review.gpkg", top=20, below=70)
+        with pytest.raises(BadInput, match=r"of another map: none of its \d+ areas lies on this one"):
+            find(folder, judge=other / "review.gpkg")
+        for given in ({"scene": other / "place.tif"}, {"other": other}):
+            with pytest.raises(BadInput, match="and the map do not overlap: it covers x .* the map x"):
+                find(folder, **given)
+    # Five columns in common.
+    other = viewed.made(tmp_path / "near", **near)
+    assert find(folder, scene=other / "place.tif", other=other).layers
+    assert find(folder, judge=folder / "review.gpkg").judged.kind == "review"
+
+
+def test_imagery_of_the_whole_earth_lies_where_the_map_does(folder, tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 180, 360)).astype(np.uint8)
+    whole = world.write(
+        tmp_path / "earth.tif", pixels, crs="EPSG:4326", transform=Affine(1, 0, -180, 0, -1, 90)
+    )
+    assert find(folder, scene=whole).layers[-1].key == "scene"

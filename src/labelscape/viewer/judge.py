@@ -54,13 +54,25 @@ class Judged:
             return cls(path, "sample", grid, design.legend)
         layers = [one.name for one in layers_of(path)] if path.suffix.lower() == ".gpkg" else []
         if LAYER in layers:
-            return cls(path, "review", grid, legend)
+            return cls(path, "review", grid, legend)._of_this_map()
         if BLOCKS in layers:
             return cls(path, "blocks", grid, legend)
         raise BadInput(
             f"{path} is neither a review file, nor a sample, nor the blocks of an evaluation; make one with "
             "`labelscape review`, `labelscape sample` or `labelscape evaluate --out`."
         )
+
+    def _of_this_map(self) -> Judged:
+        """Itself. Raises BadInput where no area lies on the map: answers would be given for another place."""
+        places = [item["bounds"] for item in self.items()]
+        width, height = self.grid.width, self.grid.height
+        if places and not any(
+            left < width and right > 0 and top < height and bottom > 0 for left, top, right, bottom in places
+        ):
+            raise BadInput(
+                f"{self.path} is a review of another map: none of its {len(places)} areas lies on this one."
+            )
+        return self
 
     def items(self) -> list[dict[str, Any]]:
         """The places in their order, with outlines in pixels (column, row) and answers."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -19,6 +19,7 @@ import numpy as np
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
+from labelscape.crs import Unrelated, bounds_in
 from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
@@ -166,6 +167,7 @@ class ByteReader:
             if grid is not None and not own.matches(grid):
                 if not (own.is_georeferenced and grid.is_georeferenced):
                     raise BadInput(f"{path} and the map have other sizes, and no coordinates to relate them.")
+                check_overlap(str(path), own, grid)
                 file = self._handles.enter_context(
                     WarpedVRT(
                         file,
@@ -223,12 +225,34 @@ def scene_pool(source: str | list[str], grid: Grid | None) -> tuple[Pool, Scene]
         return Pool(lambda: SceneReader(scene.again()), _stamps(scene)), scene
     if not (scene.grid.is_georeferenced and grid.is_georeferenced):
         raise BadInput(f"{scene.name} and the map have other sizes, and no coordinates to relate them.")
+    check_overlap(scene.name, scene.grid, grid)
     part = scene.parts[0]
     if len(scene.parts) > 1:
         raise BadInput(
             f"{scene.name} is a mosaic on another grid than the map; join it with gdalbuildvrt first."
         )
     return Pool(lambda: SceneReader(part.open(onto=grid)), _stamps(scene)), scene
+
+
+def check_overlap(name: str, own: Grid, grid: Grid) -> None:
+    """Raises BadInput where a raster called `name` lies beside the map: all of it would be empty."""
+    mine, maps, apart = own.bounds_of(own.window), grid.bounds_of(grid.window), []
+    # Both ways: of the whole Earth there is no box in the coordinates of a zone.
+    for box, source, target, other in ((mine, own.crs, grid.crs, maps), (maps, grid.crs, own.crs, mine)):
+        with suppress(Unrelated):
+            left, bottom, right, top = bounds_in(box, source, target)
+            if np.isfinite((left, bottom, right, top)).all():
+                apart.append(left >= other[2] or right <= other[0] or bottom >= other[3] or top <= other[1])
+    if apart and all(apart):
+        raise BadInput(
+            f"{name} and the map do not overlap: it covers {_covers(own)}, the map {_covers(grid)}. Pass one "
+            "of the same place."
+        )
+
+
+def _covers(grid: Grid) -> str:
+    west, south, east, north = grid.bounds_of(grid.window)
+    return f"x {west:.6g} to {east:.6g}, y {south:.6g} to {north:.6g} ({grid.crs.to_string()})"
 
 
 def _stamps(scene: Scene) -> Callable[[], object]:
