@@ -12,7 +12,7 @@ import labelscape as ls
 from labelscape.checkpoint import load, save
 from labelscape.contract.familiarity import QUANTILE, Familiarity, Moments
 from labelscape.datasets.own import open_dataset
-from labelscape.errors import BadFile
+from labelscape.errors import BadFile, BadInput
 from labelscape.evaluation.familiar import measure_familiarity
 from labelscape.nets.catalog import NETWORKS, create_model
 from labelscape.scoring.engines import TorchEngine
@@ -207,6 +207,16 @@ def test_without_held_out_labels_the_limit_is_that_of_other_training_pixels(trai
 # --------------------------------------------------------------------------------------------------- in a map
 
 QUICK = {"device": "cpu", "polygons": False, "report": False}
+
+
+def test_a_training_that_ended_in_damaged_weights_says_so(fields, tmp_path):
+    """The loss of the last step is that of the weights before it, and nothing is held out to be scored."""
+    _, _, how = fields
+    how = {**how, "data": {**how["data"], "holdout": 0}, "steps": 1, "optimizer": "sgd", "rate": 3e38}
+    recipe = ls.make_recipe(network="fcn", options={"widths": [8, 8, 8, 8]}, **how)
+    with pytest.raises(BadInput, match="features that are no finite numbers.* a smaller `rate`"):
+        ls.train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "fcn.safetensors").exists()
 
 
 def test_a_map_shows_what_is_foreign(fields, tmp_path, run_cli):

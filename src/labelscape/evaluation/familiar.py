@@ -14,6 +14,7 @@ import numpy as np
 from labelscape.checkpoint import Checkpoint
 from labelscape.contract.familiarity import QUANTILE, Familiarity, Moments
 from labelscape.datasets.own import Dataset
+from labelscape.errors import BadInput
 from labelscape.evaluation.tile_sizes import Unit, chosen_units
 from labelscape.grid import Window
 from labelscape.legend import IGNORE
@@ -40,7 +41,7 @@ def measure_familiarity(
     within which 99 % of as many held-out ones lie: of the part test, else val, else, where nothing is held
     out, of other training pixels. None where no training pixel is labelled.
 
-    Tiles are as large as in a map. Raises as `Scorer.of` does.
+    Tiles are as large as in a map. Raises as `Scorer.of` does; BadInput where features are not finite.
     """
     scorer, layer = _scorer_and_layer(checkpoint, device)
     held, learned, judged = _chosen(dataset, pixels)
@@ -129,7 +130,14 @@ def _features(
             classes = mine[np.ix_(rows, columns)].ravel()
             cells = np.flatnonzero(classes != IGNORE)
             cells = rng.choice(cells, min(MOST_CELLS, len(cells)), replace=False)
-            yield features.reshape(len(features), -1)[:, cells].T, classes[cells]
+            chosen = features.reshape(len(features), -1)[:, cells].T
+            if not np.isfinite(chosen).all():
+                raise BadInput(
+                    f"The network {scorer.checkpoint.network} gives features that are no finite numbers: its "
+                    "weights are damaged, as a learning rate leaves them that is too high for this data. Train "
+                    "it again with a smaller `rate` (`overwrite=True`)."
+                )
+            yield chosen, classes[cells]
         tick()
 
 
