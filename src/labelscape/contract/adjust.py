@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from labelscape.contract.contract import Contract
 from labelscape.contract.difference import AFTER, Difference
 from labelscape.contract.matching import match_bands, match_pixels
 from labelscape.scenes.mosaic import seen_as
 from labelscape.scenes.placing import declares
-from labelscape.scenes.scene import Scene
+from labelscape.scenes.scene import Scene, Units
 
 
 def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
@@ -18,23 +21,8 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
     training's (see `match_pixels`) are averaged to its size. Coarser pixels are not touched, because
     resampling cannot add detail: `compare` reports them.
     """
-    found, units = [], None
-    # Both must declare: a file that says nothing may hold either kind of values, which `compare` judges by
-    # statistics.
-    if declares(contract.units) and declares(scene.units):
-        wanted = _in_scene_order(contract, scene)
-        if wanted != scene.units:
-            units = wanted
-            # One band as the example: scale and offset nearly always differ in all of them alike.
-            band, own, theirs = next((b, o, t) for b, o, t in zip(scene.bands, scene.units, wanted) if o != t)
-            found.append(
-                Difference(
-                    "units",
-                    AFTER,
-                    f"{band} declares {_stated(own)}, in training it declared {_stated(theirs)}: values "
-                    "are converted",
-                )
-            )
+    units = units_of(contract, scene)
+    found = [] if units is None else [units_difference(scene, units)]
     finer = is_finer(contract, scene)
     if finer:
         cause = (
@@ -49,6 +37,37 @@ def fitted(contract: Contract, scene: Scene) -> tuple[Scene, list[Difference]]:
     return seen_as(scene, pixel_size=contract.pixel_size if finer else None, units=units), found
 
 
+def units_of(contract: Contract, scene: Scene) -> Units | None:
+    """The scale and offset of each band of the scene that its values are converted to; None where they stay
+    as they are.
+    """
+    # Both must declare: a file that says nothing may hold either kind of values, which `compare` judges by
+    # statistics.
+    if not (declares(contract.units) and declares(scene.units)):
+        return None
+    wanted = _in_scene_order(contract, scene)
+    return wanted if wanted != scene.units else None
+
+
+def units_difference(scene: Scene, units: Units) -> Difference:
+    """That a scene's values are converted to these `units`, others than its own."""
+    # One band as the example: scale and offset nearly always differ in all of them alike.
+    band, own, theirs = next((b, o, t) for b, o, t in zip(scene.bands, scene.units, units) if o != t)
+    cause = f"{band} declares {_stated(own)}, in training it declared {_stated(theirs)}: values are converted"
+    return Difference("units", AFTER, cause)
+
+
+@contextmanager
+def in_units(contract: Contract, scene: Scene) -> Iterator[Scene]:
+    """The scene in the scale and offset of training; the same scene where nothing is converted."""
+    units = units_of(contract, scene)
+    if units is None:
+        yield scene
+        return
+    with seen_as(scene, units=units) as converted:
+        yield converted
+
+
 def is_finer(contract: Contract, scene: Scene) -> bool:
     """Are the scene's pixels so much finer than in training that it has to be resampled?"""
     # A scene in degrees would need a reprojection for a model of metres, which is the user's choice: the
@@ -57,7 +76,7 @@ def is_finer(contract: Contract, scene: Scene) -> bool:
     return found.is_finer and (contract.crs_kind != "projected" or not scene.grid.crs.is_geographic)
 
 
-def _in_scene_order(contract: Contract, scene: Scene) -> tuple[tuple[float, float], ...]:
+def _in_scene_order(contract: Contract, scene: Scene) -> Units:
     """The training scale and offset in the order of the scene's bands; a band that the model does not read
     keeps its own.
     """

@@ -134,8 +134,8 @@ def _features(
             if not np.isfinite(chosen).all():
                 raise BadInput(
                     f"The network {scorer.checkpoint.network} gives features that are no finite numbers: its "
-                    "weights are damaged, as a learning rate leaves them that is too high for this data. Train "
-                    "it again with a smaller `rate` (`overwrite=True`)."
+                    "weights are damaged, as by a learning rate that is too high for this data. Train it "
+                    "again with a smaller `rate` (`overwrite=True`)."
                 )
             yield chosen, classes[cells]
         tick()

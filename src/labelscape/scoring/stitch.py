@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from labelscape.contract.adjust import in_units
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import UnknownName
 from labelscape.grid import Window
@@ -118,7 +119,13 @@ def _predicted(
     bands = bands_to_read(scorer.checkpoint.bands, scene)
     batches = ((tiles, chosen) for tiles in tile_batches(plan) if (chosen := [t for t in tiles if wanted(t)]))
     # GDAL data sets must not be shared between threads: the reader opens the scene for itself.
-    with memory_kept(), scene.for_thread() as own, ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+    # In the units of training, as a scene is mapped: those to be scored are opened as they are.
+    with (
+        memory_kept(),
+        in_units(scorer.checkpoint.contract, scene) as seen,
+        seen.for_thread() as own,
+        ThreadPoolExecutor(1, thread_name_prefix="read") as reader,
+    ):
 
         def read(chosen: list[Tile]) -> list[Read]:
             """Normalised in this thread, while the network runs."""

@@ -22,6 +22,7 @@ from labelscape.rasters.creation import Given
 from labelscape.scenes.files import Source, as_path
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.evaluate import asked_for, one_protocol
+from labelscape.training.fits import misfits
 from labelscape.training.learned import learned, learned_by_makers
 from labelscape.training.map_data import data_of_maps, is_map
 from labelscape.training.recipe_data import Data
@@ -222,11 +223,13 @@ def compare_on(
 
 def _trained_on(side: Side, dataset: Dataset, part: str | None) -> list[str]:
     """Warnings where checkpoints of a side, or those that made its maps, were trained on pixels of `part`, or
-    do not say on what.
+    do not say on what; and where the scenes are not such as they are for.
     """
     checkpoints = [one for one in side.members if isinstance(one, Checkpoint)]
     unknown = [one for one in checkpoints if not one.recipe.get("data")]
     said = f"{side.name} does not say what it was trained on: these labels may be among it"
     maps = [one for one in side.members if not isinstance(one, Checkpoint)]
     made = [note for one in maps for note in learned_by_makers(one, dataset, part)]
-    return [*([said] if unknown else []), *learned(side.name, checkpoints, dataset, part), *made]
+    unlike = [note for one in checkpoints for note in misfits(side.name, one, dataset, part)]
+    notes = [*([said] if unknown else []), *learned(side.name, checkpoints, dataset, part), *made, *unlike]
+    return list(dict.fromkeys(notes))

@@ -23,6 +23,7 @@ from labelscape.errors import BadFile, BadOption, LabelscapeError, WrongType, ch
 from labelscape.evaluation import measure
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.kept import KeptClasses
+from labelscape.evaluation.measure import for_labels
 from labelscape.evaluation.measure_maps import evaluate_maps
 from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places, write_places
@@ -34,6 +35,7 @@ from labelscape.scenes.files import Source, as_path, is_local, source_paths
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.vectors import is_vector
 from labelscape.training.data import open_recipe_data, scored_part
+from labelscape.training.fits import misfits
 from labelscape.training.learned import learned, learned_by_makers
 from labelscape.training.map_data import data_of_maps, is_map
 from labelscape.training.recipe_data import Data, make_data, stored_data
@@ -211,15 +213,29 @@ def evaluate_into(
                 counted |= {"objects": tuple(objects), "tolerance": tolerance}
                 found = _on_workers(hands, models, dataset, known, places, {**options, **counted})
                 things = None
-            # What its own split holds out it has not learned: labels need not be read again.
-            asked = models[1:] if own and known in ("val", "test") else models
-            notes = learned(title, asked, dataset, known)
+            notes = _doubts(title, models, dataset, known, options.get("task"), own=own)
             found = replace(found, failed={**failed, **found.failed})
         found = replace(found, notes=(*found.notes, *notes))
         if things is not None:
             counts = {"topology": tuple(things.topology), "paths": tuple(things.paths)}
             found = replace(found, objects=tuple(things.counts), **counts)
         return found if places is None else _placed(found, places, title, known, overwrite)
+
+
+def _doubts(
+    title: str,
+    models: Sequence[Checkpoint],
+    dataset: Dataset,
+    part: str | None,
+    task: str | None,
+    *,
+    own: bool,
+) -> list[str]:
+    """What makes a score doubtful: pixels that a model was trained on, scenes that it is not for."""
+    # What its own split holds out it has not learned: labels need not be read again.
+    asked = models[1:] if own and part in ("val", "test") else models
+    notes = learned(title, asked, dataset, part)
+    return notes if own else notes + misfits(title, for_labels(models, dataset, task)[0], dataset, part)
 
 
 def _places(
