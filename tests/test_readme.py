@@ -74,3 +74,10 @@ def test_the_five_papers_are_cited_with_all_authors():
             f"`{network}`" in README
             for network in re.findall(r"\b(?:fcn|dfcnet|mswbn|dgcwnet|ifbfnet)\b", paper["notes"])
         )
+
+
+def test_make_and_pip_get_the_small_torch_from_one_place():
+    """Two ways to install; what is said of one helps nobody who follows the other."""
+    (pip,) = re.findall(r"--extra-index-url (\S+)", README)
+    (make,) = re.findall(r"PIP_EXTRA_INDEX_URL=([^`\s]+)", README)
+    assert pip == make
