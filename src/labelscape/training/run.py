@@ -25,6 +25,7 @@ from labelscape.training.foreign import Start, bundle_of
 from labelscape.training.leader import Leader, leading
 from labelscape.training.logs import Logs, checked, logging_to
 from labelscape.training.loop import run_phase
+from labelscape.training.on_nodata import labels_on_nodata
 from labelscape.training.outputs import (
     checkpoint_path,
     counts_path,
@@ -124,6 +125,8 @@ def _trained(recipe: Recipe, start: Start | None, run: Run) -> Checkpoint:
             run.say(line)
         # Before the statistics, which may read a thousand scenes.
         refuse_data(recipe, dataset, mate)
+        if leads and (line := labels_on_nodata(dataset)):
+            run.say(line)
         of_mate = run.score and mate is not None and bool(recipe.mate.data.holdout)
         run = replace(
             run,
