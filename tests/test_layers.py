@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "labelscape"
 
 FLOORS = (
-    {"errors", "version", "text", "mistaken"},
+    {"errors", "version", "text", "mistaken", "imports"},
     {"crs"},
     {"grid", "legend", "files", "progress", "stages", "batch_script"},
     {"qgis_install"},
@@ -50,7 +50,7 @@ NEVER = {
 geography.
 """
 BESIDE = {
-    "nets": {"errors"},  # networks know no files, legends or scenes
+    "nets": {"errors", "imports"},  # networks know no files, legends or scenes
     "qgis_plugin": set(),  # Labelscape is not installed there
     "areas": {
         "errors",

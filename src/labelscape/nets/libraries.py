@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
 import torch
 
+from labelscape.imports import importing
 from labelscape.nets.compiler import compiler_later
 
 MISSING = ("nms", "qnms")
@@ -23,7 +21,7 @@ there.
 def import_timm() -> ModuleType:
     """timm, which imports torchvision. Raises ImportError where it is not installed."""
     import_torchvision()
-    with _quickly():
+    with importing(), compiler_later():
         return importlib.import_module("timm")
 
 
@@ -31,7 +29,7 @@ def import_timm() -> ModuleType:
 def import_smp() -> ModuleType:
     """segmentation_models_pytorch, which imports timm. Raises ImportError where it is not installed."""
     import_timm()
-    with _quickly():
+    with importing(), compiler_later():
         return importlib.import_module("segmentation_models_pytorch")
 
 
@@ -46,7 +44,7 @@ def import_torchvision() -> torch.library.Library | None:
     declared where torchvision imports as it should. Returns what holds the declarations, which end with it.
     Raises ImportError where torchvision is not installed.
     """
-    with _quickly():
+    with importing(), compiler_later():
         try:
             importlib.import_module("torchvision")
         except RuntimeError as failure:
@@ -62,18 +60,3 @@ def import_torchvision() -> torch.library.Library | None:
                 declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         importlib.import_module("torchvision")
         return declared
-
-
-@contextmanager
-def _quickly() -> Iterator[None]:
-    """For imports: no compiler is imported with them, and no garbage sought. They make hundreds of thousands
-    of objects and leave no garbage; looking for it took 0.4 of 1.1 s.
-    """
-    seeks = gc.isenabled()
-    gc.disable()
-    try:
-        with compiler_later():
-            yield
-    finally:
-        if seeks:
-            gc.enable()

@@ -17,6 +17,7 @@ import numpy as np
 
 from labelscape.checkpoint import Checkpoint, SecondTask, load_all
 from labelscape.errors import BadInput, BadOption, WrongType
+from labelscape.imports import importing
 from labelscape.scenes.validity import measured
 from labelscape.scoring.arrays import (
     Array,
@@ -253,7 +254,8 @@ def _engine_class(checkpoint: Checkpoint) -> type:
         return ExportedEngine
     # Here, not above: exported models are mapped where torch is not installed.
     try:
-        from labelscape.scoring.engines import TorchEngine
+        with importing():
+            from labelscape.scoring.engines import TorchEngine
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
