@@ -92,6 +92,8 @@ LIMITS = {
     "less_than": ("below {}", "lt"),
     "less_than_equal": ("at most {}", "le"),
     "literal_error": ("one of {}", "expected"),
+    "too_long": ("a list of no more than {} values", "max_length"),
+    "too_short": ("a list of no fewer than {} values", "min_length"),
 }
 KINDS = {
     "int": "a whole number",

@@ -89,6 +89,7 @@ def test_the_warm_up_is_a_share_of_the_run():
         ({"losses": {"dice": 0}}, "leaves nothing to minimise"),
         ({"aux_losses": {}}, "`aux_losses={}` leaves nothing"),
         ({"seed": -3}, "seed=-3"),
+        ({"scale_range": (1, 2, 3)}, "must be a list of no more than 2 values"),
         ({"rate": float("inf")}, "rate=inf"),
         ({"network": "deeplabv3plus", "options": {"rates": 6}}, "options.rates=6 is of the wrong type"),
         ({"network": "mswbn", "options": {"theta_lbm": None}}, "options.theta_lbm=None is of the wrong type"),

@@ -213,8 +213,8 @@ def test_a_fold_sets_the_holdout_and_is_stored_only_where_given():
     assert make_recipe(data=recipe.data.model_dump()).data == recipe.data  # a stored recipe has both
     assert "fold" not in make_recipe(data=DATA).data.model_dump()
     for wrong, said in (
-        ({"holdout": 0.3}, "fold=2/5 cannot be given with holdout=0.3"),
-        ({"split": "random"}, "fold=2/5 cannot be given with split=random"),
+        ({"holdout": 0.3}, "`fold=2/5` cannot be given with `holdout=0.3`"),
+        ({"split": "random"}, "`fold=2/5` cannot be given with `split=random`"),
         ({"fold": "6/5"}, "`fold=6/5` must be K/N"),
     ):
         with pytest.raises(BadOption, match=said):

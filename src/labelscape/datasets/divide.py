@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from labelscape.datasets.split import PARTS, RANDOM_BLOCK, BlockSplit, block_spl
 from labelscape.errors import BadInput
 from labelscape.grid import Window
 from labelscape.legend import Legend
+from labelscape.scenes.stamps import same_content
 
 Split = str | tuple[int, int]
 """How blocks are assigned: "blocks", "random", or the fold (k, n) of a cross-validation over blocks."""
@@ -56,7 +60,7 @@ def divide(
     report += lines
     if split == "random":
         report.append(nearness(scenes, by_file))
-    return scenes, part_of, report + overlaps(scenes)
+    return scenes, part_of, report + overlaps(scenes) + copies(scenes, part_of)
 
 
 def _divided(
@@ -126,6 +130,38 @@ def nearness(scenes: Sequence[LabelledScene], by_file: bool) -> str:
         f"a random split: {100 * near / max(1, held):.0f} % of held-out pixels lie within {REACH} pixels of "
         "a training pixel; the score is optimistic"
     )
+
+
+COPY_HEAD = 2**16
+"""Bytes of a file that are compared before all of it."""
+
+
+def copies(scenes: Sequence[LabelledScene], part_of: Sequence[str | None]) -> list[str]:
+    """A line where images of different parts are copies of each other, byte by byte, under other names: what
+    is held out was trained on.
+    """
+    first: dict[tuple[int, bytes], tuple[Path, LabelledScene, str]] = {}
+    found = []
+    sizes = Counter(path.stat().st_size for scene in scenes if (path := _only_file(scene)))
+    for scene, part in zip(scenes, part_of):
+        path = _only_file(scene)
+        # Most files have a size of their own, and are not read for this.
+        if part is None or path is None or sizes[path.stat().st_size] == 1:
+            continue
+        with path.open("rb") as file:
+            key = path.stat().st_size, sha256(file.read(COPY_HEAD)).digest()
+        known, other, its_part = first.setdefault(key, (path, scene, part))
+        if part != its_part and same_content(known, path):
+            found.append(f"{scene.name} ({part}) is a copy of {other.name} ({its_part})")
+    more = f", {len(found) - 1} more likewise" if len(found) > 1 else ""
+    said = f"{more}: what is held out there is trained on, and the score is optimistic. Remove the copies"
+    return [found[0] + said] if found else []
+
+
+def _only_file(scene: LabelledScene) -> Path | None:
+    """The local file that a scene is; None where it is several, or none."""
+    files = scene.scene.files
+    return Path(files[0]) if len(files) == 1 and Path(files[0]).is_file() else None
 
 
 def overlaps(scenes: Sequence[LabelledScene]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.holding import held_bytes
 from labelscape.datasets.labelled import Dataset, LabelledScene, bands_differ
-from labelscape.datasets.pairs import GivenParts, pairs_of_folder, parts_given, split_unread
+from labelscape.datasets.pairs import GivenParts, listed, pairs_of_folder, parts_given, split_unread
 from labelscape.datasets.share import trained_share
 from labelscape.datasets.split import fold_of
 from labelscape.errors import BadInput, BadOption
@@ -99,13 +98,8 @@ def _sources(
     images: str | Path | Sequence[Source], labels: str | Path | Sequence[str | Path], *, own_split: bool
 ) -> tuple[Sequence[Source], Sequence[str | Path], GivenParts | None, tuple[str, ...]]:
     """Scenes and label files that are given, else those of a folder of pairs (`_pairs`)."""
-    images, labels = _listed(images), _listed(labels)
+    images, labels = listed(images), listed(labels)
     return (images, labels, None, ()) if labels else _pairs(images, own_split=own_split)
-
-
-def _listed(given: str | Path | Sequence[Source]) -> Sequence[Source]:
-    """A path by itself as a list of one: its letters are no files."""
-    return [given] if isinstance(given, (str, os.PathLike)) else given
 
 
 def _as_trained(

@@ -65,6 +65,11 @@ def find_pairs(images: Sequence[Source]) -> tuple[list[Path], list[Path]]:
     return found.images, found.labels
 
 
+def listed(given: str | Path | Sequence[Source]) -> Sequence[Source]:
+    """A path by itself as a list of one: its letters are no files."""
+    return [given] if isinstance(given, (str, os.PathLike)) else given
+
+
 def pairs_of_folder(images: Sequence[Source]) -> Pairs:
     """Image and label files of one folder: `images/` beside `labels/` (or `masks/`, `gt/`, `annotations/`),
     or both in each of `train/`, `val/`, `test/`.

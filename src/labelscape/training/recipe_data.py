@@ -118,7 +118,7 @@ class Data(BaseModel):
         # A stored recipe has the fold's own share beside it, which is no contradiction.
         for name, none in (("dataset", None), ("split", "blocks"), ("holdout", share)):
             if given.get(name, none) != none:
-                raise ValueError(f"fold={given['fold']} cannot be given with {name}={given[name]}.")
+                raise ValueError(f"`fold={given['fold']}` cannot be given with `{name}={given[name]}`.")
         return {**given, "holdout": share}
 
     @model_validator(mode="after")

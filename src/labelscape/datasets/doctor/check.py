@@ -36,7 +36,7 @@ from labelscape.datasets.doctor.reading import Pair, Results, read_once
 from labelscape.datasets.doctor.shift import vote
 from labelscape.datasets.doctor.twins import check_twins
 from labelscape.datasets.labelled import bands_differ
-from labelscape.datasets.pairs import pairs_of_folder
+from labelscape.datasets.pairs import listed, pairs_of_folder
 from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
@@ -56,8 +56,8 @@ SHIFT_WINDOWS = 400
 
 
 def check_data(
-    images: Sequence[Source],
-    labels: Sequence[str | Path] = (),
+    images: str | Path | Sequence[Source],
+    labels: str | Path | Sequence[str | Path] = (),
     *,
     spec: LabelRules | Mapping[str, Any] = LabelRules(),
     nodata: float | None = None,
@@ -77,8 +77,8 @@ def check_data(
 
     Raises BadInput only where labels and images cannot be paired at all.
     """
-    spec = LabelRules.of(spec)
-    paired: tuple[str, ...] = ()
+    spec, paired = LabelRules.of(spec), ()
+    images, labels = listed(images), listed(labels)
     if not labels:
         found = pairs_of_folder(images)
         images, labels, paired = found.images, found.labels, found.report
