@@ -205,9 +205,9 @@ def raster_classes(dataset: rasterio.DatasetReader, rules: LabelRules) -> FoundC
     beyond = bool(values) and not rules.merge and (values[0] < 0 or values[-1] > 254)
     if beyond or len(values) > 254:
         raise BadInput(
-            f"{dataset.name} has {len(values)} values from {values[0]} to {values[-1]}; class values must be "
-            "0 to 254. Is this a label raster? Name its classes with `classes`, and what is not labelled "
-            "with `ignore_values`."
+            f"{dataset.name} has {len(values)} values from {values[0]} to {values[-1]}; classes are at most "
+            "254 values from 0 to 254. Is this a label raster? Name its classes with `classes`, and what is "
+            "not labelled with `ignore_values`."
         )
     _check_patches(band, values, has_palette=dataset.colorinterp[0] == ColorInterp.palette)
     try:
