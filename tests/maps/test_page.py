@@ -217,7 +217,7 @@ def test_a_map_of_an_area_says_that_it_is_no_piece_of_the_whole_map(tmp_path):
     area = world.rectangle(w, tmp_path / "area.gpkg", 40, 60, 100, 150)
     common = {"polygons": False, "report": False, "device": "cpu"}
     part = map_scene(model, w.scene, tmp_path / "part", area=area, **common)
-    said = [note for note in part.notes if "sees nothing beyond the area" in note]
-    assert len(said) == 1 and re.search(r"classes within \d+ pixels of its border may differ", said[0])
+    said = [note for note in part.notes if "sees nothing beyond the outer bounds of the area" in note]
+    assert len(said) == 1 and re.search(r"classes within \d+ pixels of them may differ", said[0])
     whole = map_scene(model, w.scene, tmp_path / "whole", **common)
-    assert not [note for note in whole.notes if "beyond the area" in note]
+    assert not [note for note in whole.notes if "bounds of the area" in note]

@@ -193,3 +193,34 @@ def test_the_run_file_says_how_the_map_was_made(tmp_path):
     assert run["network"] == "fcn"
     assert run["halo"] % 16 == 0
     assert sum(a["pixels"] for a in run["areas"]) == 64 * 64
+
+
+@pytest.mark.parametrize("blend", ["crop", "hann"])
+def test_the_map_of_an_area_is_that_of_the_whole_scene_within_its_bounds(tmp_path, blend):
+    """Between the polygons the network sees the ground, as it does where the whole scene is mapped; it took
+    that for nodata.
+    """
+    w = world.make(tmp_path, 200, 300)
+    model = world.tiny_checkpoint(like=w.scene)
+    one = json.loads(world.rectangle(w, tmp_path / "one.geojson", 0, 0, 90, 130).read_text())
+    other = json.loads(world.rectangle(w, tmp_path / "other.geojson", 120, 170, 80, 130).read_text())
+    area = tmp_path / "area.geojson"
+    area.write_text(json.dumps({**one, "features": [*one["features"], *other["features"]]}))
+    common = {
+        "polygons": False,
+        "report": False,
+        "device": "cpu",
+        "tile_size": 160,
+        "overlap": 32,
+        "blend": blend,
+    }
+    part = map_scene(model, w.scene, tmp_path / "part", area=area, **common)
+    whole = map_scene(model, w.scene, tmp_path / "whole", **common)
+    for kind in ("class", "confidence"):
+        with rasterio.open(part.paths[kind]) as file, rasterio.open(whole.paths[kind]) as full:
+            found, wanted, nodata = file.read(1), full.read(1), file.nodata
+        assert found.shape == wanted.shape
+        inside = np.zeros(found.shape, bool)
+        inside[:90, :130] = inside[120:, 170:] = True
+        assert np.array_equal(found[inside], wanted[inside])
+        assert (found[~inside] == nodata).all()

@@ -361,7 +361,8 @@ def _unseen(request: MapRequest, scorer: Scorer) -> str:
     """What a map of an area is not: a piece of the map of the whole scene. "" without an area."""
     if request.area is None:
         return ""
-    where = "" if scorer.reach is None else f" within {scorer.reach} pixels of its border"
+    where = "" if scorer.reach is None else f" within {scorer.reach} pixels of them"
     return (
-        f"the network sees nothing beyond the area: classes{where} may differ from a map of the whole scene"
+        "the network sees nothing beyond the outer bounds of the area: classes"
+        f"{where} may differ from a map of the whole scene"
     )

@@ -252,7 +252,7 @@ class MosaicScene(Scene):
                 valid[here] |= fresh
                 if valid.all():
                     break
-        return Patch(pixels, valid & wanted, window)
+        return Patch(pixels, valid & wanted, window, None if self.mask is None else valid & ~wanted)
 
     def _converted(self, values: np.ndarray, part: Part, bands: Sequence[str] | None) -> np.ndarray:
         """Values (B, N) of a part in this scene's units."""

@@ -41,11 +41,22 @@ QUICK_PIXELS = 25_000_000
 class Patch:
     """A window of a scene: pixels (B, H, W) in the scene's own type and units, the validity mask (H, W) bool,
     and the window in the scene's pixels.
+
+    hidden  (H, W) bool: pixels with data outside of the area that the scene is cropped to, which are not
+            valid; None where there is no such area
     """
 
     pixels: np.ndarray
     valid: np.ndarray
     window: Window
+    hidden: np.ndarray | None = None
+
+    @property
+    def data(self) -> np.ndarray:
+        """(H, W) bool: pixels with data, also outside of the area. A network that maps the area sees these as
+        it would in a map of the whole scene.
+        """
+        return self.valid if self.hidden is None else self.valid | self.hidden
 
 
 class Scene:

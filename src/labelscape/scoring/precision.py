@@ -146,5 +146,5 @@ def _read(scorer: Scorer, scene: Scene, tiles: list[Tile]) -> Iterator[tuple[lis
         patches = [scene.read(tile.seen, bands) for tile in tiles if tile.seen.shape == shape]
         valid = torch.from_numpy(np.stack([patch.valid for patch in patches]))
         if valid.any():
-            images = [scorer.prepare(patch.pixels, patch.valid) for patch in patches]
+            images = [scorer.prepare(patch.pixels, patch.data) for patch in patches]
             yield [stacked(images, k) for k in range(len(scorer.members))], valid

@@ -135,7 +135,7 @@ def _predicted(
                     patch = own.read(tile.seen, bands)
                 with stage("normalise"):
                     # Nodata needs no network: scenes with wide empty margins cost what their data cost.
-                    images = scorer.prepare(patch.pixels, patch.valid) if patch.valid.any() else None
+                    images = scorer.prepare(patch.pixels, patch.data) if patch.valid.any() else None
                 found.append((tile, images, patch.valid))
             return found
 
