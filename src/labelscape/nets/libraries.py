@@ -22,7 +22,8 @@ def import_timm() -> ModuleType:
     """timm, which imports torchvision. Raises ImportError where it is not installed."""
     import_torchvision()
     with importing(), compiler_later():
-        return importlib.import_module("timm")
+        import timm
+    return timm
 
 
 @cache
@@ -30,7 +31,8 @@ def import_smp() -> ModuleType:
     """segmentation_models_pytorch, which imports timm. Raises ImportError where it is not installed."""
     import_timm()
     with importing(), compiler_later():
-        return importlib.import_module("segmentation_models_pytorch")
+        import segmentation_models_pytorch
+    return segmentation_models_pytorch
 
 
 @cache
