@@ -49,6 +49,22 @@ def test_equal_networks_agree_and_others_do_not():
     assert found.equal < 0.9 and not found.enough and 0 < found.mean < found.most <= 1
 
 
+def test_values_of_another_offset_are_compared_as_they_are_predicted():
+    """A scene to be scored is opened as it is, and converted where it is read."""
+    one, other = (
+        Scorer.of(replace(m, contract=replace(m.contract, units=((1e-4, 0.0),) * 3)), device="cpu")
+        for m in (made(0), made(1))
+    )
+    pixels = scene().read().pixels
+    learned = ArrayScene(pixels, bands=("1", "2", "3"), units=((1e-4, 0.0),) * 3)
+    shifted = ArrayScene(pixels + 1000, bands=("1", "2", "3"), units=((1e-4, -0.1),) * 3)
+    plan = plan_for(one, learned, tile_size=112, overlap=16, blend="crop")
+    wanted, found = (agreement(one, other, [(area, plan)]) for area in (learned, shifted))
+    assert found.pixels == wanted.pixels
+    assert found.mean == pytest.approx(wanted.mean, rel=1e-4)
+    assert found.equal == pytest.approx(wanted.equal, abs=1e-3)
+
+
 def test_what_is_counted_is_what_both_predict_where_there_is_data():
     one, other = (Scorer.of(made(seed), device="cpu") for seed in (0, 1))
     area = scene(hole=40)

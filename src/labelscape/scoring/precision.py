@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labelscape.contract.adjust import in_units
 from labelscape.contract.matching import bands_to_read
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.arrays import softmax
@@ -142,9 +143,10 @@ def _read(scorer: Scorer, scene: Scene, tiles: list[Tile]) -> Iterator[tuple[lis
     import torch
 
     bands = bands_to_read(scorer.checkpoint.bands, scene)
-    for shape in dict.fromkeys(tile.seen.shape for tile in tiles):
-        patches = [scene.read(tile.seen, bands) for tile in tiles if tile.seen.shape == shape]
-        valid = torch.from_numpy(np.stack([patch.valid for patch in patches]))
-        if valid.any():
-            images = [scorer.prepare(patch.pixels, patch.data) for patch in patches]
-            yield [stacked(images, k) for k in range(len(scorer.members))], valid
+    with in_units(scorer.checkpoint.contract, scene) as seen:  # as it is predicted
+        for shape in dict.fromkeys(tile.seen.shape for tile in tiles):
+            patches = [seen.read(tile.seen, bands) for tile in tiles if tile.seen.shape == shape]
+            valid = torch.from_numpy(np.stack([patch.valid for patch in patches]))
+            if valid.any():
+                images = [scorer.prepare(patch.pixels, patch.data) for patch in patches]
+                yield [stacked(images, k) for k in range(len(scorer.members))], valid
