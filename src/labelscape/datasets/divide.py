@@ -142,14 +142,15 @@ def copies(scenes: Sequence[LabelledScene], part_of: Sequence[str | None]) -> li
     """
     first: dict[tuple[int, bytes], tuple[Path, LabelledScene, str]] = {}
     found = []
-    sizes = Counter(path.stat().st_size for scene in scenes if (path := _only_file(scene)))
-    for scene, part in zip(scenes, part_of):
-        path = _only_file(scene)
+    paths = [_only_file(scene) for scene in scenes]
+    sizes = [path.stat().st_size if path else None for path in paths]
+    alike = Counter(sizes)
+    for scene, part, path, size in zip(scenes, part_of, paths, sizes):
         # Most files have a size of their own, and are not read for this.
-        if part is None or path is None or sizes[path.stat().st_size] == 1:
+        if part is None or path is None or alike[size] == 1:
             continue
         with path.open("rb") as file:
-            key = path.stat().st_size, sha256(file.read(COPY_HEAD)).digest()
+            key = size, sha256(file.read(COPY_HEAD)).digest()
         known, other, its_part = first.setdefault(key, (path, scene, part))
         if part != its_part and same_content(known, path):
             found.append(f"{scene.name} ({part}) is a copy of {other.name} ({its_part})")

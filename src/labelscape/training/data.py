@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -120,7 +120,16 @@ def _open_published(data: Data, *, hold: bool) -> Dataset:
 
 
 LOOKED_AT = 32
-"""Scenes of a data set in which undeclared nodata is looked for."""
+"""Scenes of a data set that are looked at before work begins."""
+
+
+Item = TypeVar("Item")
+
+
+def looked_at(items: Sequence[Item]) -> list[Item]:
+    """At most LOOKED_AT of the items, spread evenly over them."""
+    places = np.linspace(0, len(items) - 1, min(LOOKED_AT, len(items)))
+    return [items[place] for place in np.unique(places.round().astype(int))]
 
 
 def _with_undeclared(data: Data, dataset: Dataset) -> Dataset:
@@ -131,9 +140,9 @@ def _with_undeclared(data: Data, dataset: Dataset) -> Dataset:
     if data.dataset or (data.nodata is not None and data.nodata != data.nodata):
         return dataset
     beyond = []
-    places = np.unique(np.linspace(0, len(dataset.scenes) - 1, LOOKED_AT).round().astype(int))
-    for place in places:
-        scene = dataset.scenes[place].scene
+    looked = looked_at(dataset.scenes)
+    for one in looked:
+        scene = one.scene
         found = undeclared_nodata(scene)
         if found is not None and found.level == REFUSED:
             raise BadInput(
@@ -142,7 +151,7 @@ def _with_undeclared(data: Data, dataset: Dataset) -> Dataset:
         beyond += [found.cause] if found is not None and found.kind == "beyond" else []
     if not beyond:
         return dataset
-    others = f" ({len(beyond) - 1} more of {len(places)} scenes looked at have some)" * (len(beyond) > 1)
+    others = f" ({len(beyond) - 1} more of {len(looked)} scenes looked at have some)" * (len(beyond) > 1)
     return replace(dataset, report=(*dataset.report, f"{beyond[0]}{others}"))
 
 

@@ -4,16 +4,12 @@ all the same, and would be read as the model's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-
 from labelscape.checkpoint import Checkpoint
 from labelscape.contract.adjust import in_units, units_difference, units_of
 from labelscape.contract.compare import compare
 from labelscape.contract.difference import REFUSED
 from labelscape.datasets.own import Dataset, LabelledScene
-from labelscape.training.data import LOOKED_AT
+from labelscape.training.data import looked_at
 
 
 def misfits(name: str, model: Checkpoint, dataset: Dataset, part: str | None) -> list[str]:
@@ -23,17 +19,14 @@ def misfits(name: str, model: Checkpoint, dataset: Dataset, part: str | None) ->
     """
     scenes = dataset.scenes if part is None else dataset.part(part)
     found: dict[str, list[str]] = {}
-    for one in _spread(scenes):
+    looked = looked_at(scenes)
+    for one in looked:
         for kind, line in _of_scene(name, model, one):
             found.setdefault(kind, []).append(line)
     more = "; {} more of {} scenes likewise"
-    looked_at = min(len(scenes), LOOKED_AT)
-    return [lines[0] + more.format(len(lines) - 1, looked_at) * (len(lines) > 1) for lines in found.values()]
-
-
-def _spread(scenes: Sequence[LabelledScene]) -> list[LabelledScene]:
-    places = np.unique(np.linspace(0, len(scenes) - 1, LOOKED_AT).round().astype(int)) if scenes else ()
-    return [scenes[place] for place in places]
+    return [
+        lines[0] + more.format(len(lines) - 1, len(looked)) * (len(lines) > 1) for lines in found.values()
+    ]
 
 
 def _of_scene(name: str, model: Checkpoint, one: LabelledScene) -> list[tuple[str, str]]:

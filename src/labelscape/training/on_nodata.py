@@ -10,7 +10,7 @@ from labelscape.contract.bands import spread_blocks
 from labelscape.datasets.own import Dataset
 from labelscape.datasets.split import PARTS
 from labelscape.legend import IGNORE
-from labelscape.training.data import LOOKED_AT
+from labelscape.training.data import looked_at
 
 WORTH_SAYING = 0.1
 """Share of the labels on nodata from which it is said (ours)."""
@@ -21,8 +21,7 @@ def labels_on_nodata(dataset: Dataset) -> str | None:
     few have none. Raises as `LabelledScene.read`.
     """
     counts = {part: np.zeros(2, np.int64) for part in PARTS}  # labelled, and of these with data
-    places = np.unique(np.linspace(0, len(dataset.scenes) - 1, LOOKED_AT).round().astype(int))
-    for scene, own in ((dataset.scenes[place], dataset.part_of[place]) for place in places):
+    for scene, own in looked_at(list(zip(dataset.scenes, dataset.part_of))):
         for window in spread_blocks(scene.scene.grid.window, most=16):
             labelled = {
                 part: scene.read_labels(window, part) != IGNORE for part in PARTS if own in (None, part)
