@@ -43,6 +43,16 @@ class BadInput(LabelscapeError, ValueError):
     """Readable input that does not fit: wrong bands, no overlap, unknown class values, nothing labelled."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python's own error, a GPU's, or torch's on a processor, which is known by its words alone."""
+    # By name: torch is not imported for this, and its own error is no MemoryError.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 class Refused(BadInput):
     """A scene that does not fit the model it is to be mapped with."""
 

@@ -46,7 +46,7 @@ from labelscape.cli import (
     tune,
 )
 from labelscape.cli.options import talk
-from labelscape.errors import LabelscapeError, nearest_name
+from labelscape.errors import LabelscapeError, is_out_of_memory, nearest_name
 from labelscape.version import __version__
 
 
@@ -166,6 +166,8 @@ def _run(argv: list[str] | None, name: str | None) -> None:
             raise
         talk(f"labelscape: {str(error.filename)[:80]}... cannot be a file: {error.strerror.lower()}.")
         sys.exit(1)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         talk("labelscape: out of memory. Use a smaller --tile-size or --crop and --batch.")
         sys.exit(1)

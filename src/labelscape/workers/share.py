@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labelscape.errors import BadOption, LabelscapeError, first_line
+from labelscape.errors import BadOption, LabelscapeError, first_line, is_out_of_memory
 from labelscape.files import remove_abandoned
 from labelscape.progress import bar, print_line
 from labelscape.workers import cluster
@@ -145,8 +145,7 @@ def cause_of(error: BaseException, out_of_memory: str = "Out of memory.") -> str
     """Why a piece of work failed, in a sentence."""
     if isinstance(error, LabelscapeError):
         return str(error)
-    # By name: torch is not imported for this, and its own error is no MemoryError.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return out_of_memory
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'A file'}: {error.strerror}."
