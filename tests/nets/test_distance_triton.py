@@ -1,5 +1,5 @@
-"""DGCW's Triton kernel against loops and the torch form: on the processor under Triton's interpreter, and on
-a GPU where there is one. `pip install triton` is enough for the first.
+"""DGCW's Triton kernel against loops and the torch form, on the processor under Triton's interpreter, for
+which `pip install triton` is enough. On a GPU it is compiled: `tests/gpu`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,14 @@ def kernel() -> Iterator[ModuleType]:
             pytest.importorskip(
                 "triton", reason="Triton is not installed: torch for processors comes without it"
             )
-            yield importlib.import_module(MODULE)
+            made = importlib.import_module(MODULE)
+            try:
+                made.fused_sum(*five(1, 2, 2, 3, torch.float32), "dbs", EPS)
+            except Exception as error:
+                if "0-dimensional arrays" not in str(error):
+                    raise
+                pytest.skip("this Triton's interpreter does not know this NumPy")  # 3.6 beside 2.4
+            yield made
     finally:
         forget()
         sys.modules.update(before)
@@ -104,8 +111,9 @@ def test_the_kernel_is_what_loops_add_up(
 ) -> None:
     *size, block = size
     if block:
-        for name in ("PARTNERS", "CHANNELS", "OUTPUTS"):
+        for name in ("PARTNERS", "OUTPUTS"):
             monkeypatch.setattr(kernel, name, block)
+        monkeypatch.setitem(kernel.BEFORE, "CHANNELS", block)
     given = five(*size, dtype)
     found = kernel.fused_sum(*given, weighting, EPS)
     assert found.dtype == dtype
@@ -155,7 +163,7 @@ def test_a_kernel_that_deviates_or_fails_is_not_used_and_that_is_said_once(
         raise RuntimeError("no compiler\nmore")
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)  # the interpreter has others, of NumPy
         torch.manual_seed(1)
         assert deviation(relation_sum(*given), wanted.double()) <= 2e-6  # as it is, nothing is said
         drawn = torch.rand(1)
@@ -170,7 +178,7 @@ def test_a_kernel_that_deviates_or_fails_is_not_used_and_that_is_said_once(
         with torch.no_grad(), pytest.warns(UserWarning, match=f"not used on cpu: it {said}"):
             assert torch.equal(relation_sum(*given), distance._forward(*given, "dbs", len(given[0][0][0])))
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("error", UserWarning)
             relation_sum(*given)
             relation_sum(*given, weighting="tanh")
     kernel._fitting.clear()
@@ -190,16 +198,3 @@ def test_without_triton_a_gpu_has_the_torch_form(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, MODULE, None)
     monkeypatch.delattr(kernels, "distance_triton", raising=False)
     assert distance._kernel_for(OnGpu()) is None
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@every_weighting
-@pytest.mark.parametrize("size", [(1, 128, 128, 625), (2, 33, 130, 67)])
-def test_on_a_gpu_it_is_the_torch_form(size: tuple[int, ...], weighting: str) -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
-    given = five(*size, torch.float32)
-    wanted = distance._forward(*(tensor.double() for tensor in given), weighting, 16)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a kernel that is not used says so
-        found = relation_sum(*(tensor.cuda() for tensor in given), weighting=weighting)
-    assert deviation(found.cpu(), wanted) <= 1e-5
