@@ -30,6 +30,7 @@ from affine import Affine
 from rasterio.windows import Window as RasterioWindow
 
 import labelscape as ls
+from labelscape.benchmark.machine import Clock
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.memory import DEFAULT_TILE
 from labelscape.scoring.scorer import Scorer, normalise
@@ -87,33 +88,34 @@ def checkpoint(
 
 
 def bare(scorer: Scorer, path: Path) -> tuple[float, int]:
-    """Seconds of the network alone over the tiles of the mapping, each already normalised and in memory;
-    and their pixels.
+    """Seconds of the network alone over the tiles of the mapping, each already normalised and in the
+    device's memory; and their pixels.
     """
-    total, pixels = 0.0, 0
+    total, pixels, clock = 0.0, 0, Clock(scorer.device)
     with ls.Scene(path) as scene:
         for tile in plan_for(scorer, scene):
             patch = scene.read(tile.seen)
             image = normalise(patch.pixels, patch.valid, scorer.checkpoint.contract.normalisation)[None].to(
                 memory_format=torch.channels_last
             )
-            start = time.perf_counter()
+            image = image.to(scorer.device)
+            start = clock.wall()
             with torch.inference_mode():
                 scorer.members[0].engine.forward(image)
-            total += time.perf_counter() - start
+            total += clock.wall() - start
             pixels += tile.seen.pixels
     return total, pixels
 
 
-def times(folder: Path, size: int, rounds: int) -> None:
+def times(folder: Path, size: int, rounds: int, device: str) -> None:
     path = paint(folder / "scene.tif", size)
     print(
         f"{'network':<10}{'bare s':>10}{'map s':>10}{'ratio':>8}{'s/Mpx':>8}{'forward':>9}   {size} x "
-        f"{size}, best of {rounds}, interleaved"
+        f"{size}, best of {rounds}, interleaved, on {device}"
     )
     for network, options in NETWORKS.items():
         made = checkpoint(network, **options)
-        scorer = Scorer.of(made, device="cpu")
+        scorer = Scorer.of(made, device=device)
         best_bare, best_map, forward = np.inf, np.inf, 0.0
         for number in range(rounds):
             best_bare = min(best_bare, bare(scorer, path)[0])
@@ -124,7 +126,7 @@ def times(folder: Path, size: int, rounds: int) -> None:
                 folder / f"{network.replace('/', '-')}{number}",
                 polygons=False,
                 report=False,
-                device="cpu",
+                device=device,
                 engine="torch",
                 name="map",
             )
@@ -210,6 +212,7 @@ if __name__ == "__main__":
     parser.add_argument("--tile-size", type=int, default=224)
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="Where maps are made beside the bare networks.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         if arguments.memory:
@@ -217,4 +220,4 @@ if __name__ == "__main__":
         elif arguments.network:
             tile_times(Path(name), arguments.network, arguments.tile_size, arguments.size, arguments.rounds)
         else:
-            times(Path(name), arguments.size, arguments.rounds)
+            times(Path(name), arguments.size, arguments.rounds, arguments.device)

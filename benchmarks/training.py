@@ -36,6 +36,7 @@ from crops import paint_geotiff
 from torch import Tensor
 
 import labelscape as ls
+from labelscape.benchmark.machine import Clock
 from labelscape.scoring.heap import memory_kept
 from labelscape.training.data import blank_checkpoint, open_recipe_data
 from labelscape.training.loop import LOG_EVERY, run_phase
@@ -65,17 +66,20 @@ def bare(
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
     net = ls.create_model(recipe.network, in_channels=bands, classes=classes, **recipe.options)
-    net = net.to(memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(net, recipe)
-    stream = cycle([(image.to(memory_format=torch.channels_last), label) for image, label in batches])
+    net = net.to(where := torch.device(recipe.device), memory_format=torch.channels_last).train()
+    optimizer, clock = make_optimizer(net, recipe), Clock(where)
+    # On the device before they are needed: steps alone.
+    stream = cycle(
+        [(image.to(where, memory_format=torch.channels_last), label.to(where)) for image, label in batches]
+    )
     with memory_kept() if kept else nullcontext():
         while talk.recv():
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall, cpu = clock.wall(), time.process_time()
             for image, label in islice(stream, LOG_EVERY):
                 optimizer.zero_grad(set_to_none=True)
                 total_loss(recipe.losses, net(image), label, None).backward()
                 optimizer.step()
-            talk.send((time.perf_counter() - wall, time.process_time() - cpu))
+            talk.send((clock.wall() - wall, time.process_time() - cpu))
 
 
 @dataclass
@@ -124,7 +128,7 @@ def recipe_of(network: str, folder: Path, a: argparse.Namespace) -> ls.Recipe:
         base_steps=0,
         batch=a.batch,
         crop=a.crop,
-        device="cpu",
+        device=a.device,
         precision=a.precision,
     )
 
@@ -179,6 +183,7 @@ def main(show: Callable[[str], None] = print) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--precision", default="32")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--from-file", action="store_true", help="hold nothing in memory")
     parser.add_argument("--kept", action="store_true", help="the bare loop keeps freed memory too")
     a = parser.parse_args()

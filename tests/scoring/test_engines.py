@@ -1,12 +1,16 @@
 """Engines are exchangeable, and memory decides the size of tiles from their numbers alone."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import world
 
+from labelscape.errors import BadOption
 from labelscape.nets.blocks import Network
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.engine import Engine
@@ -15,6 +19,7 @@ from labelscape.scoring.memory import scoring_bytes, tile_side
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scorer import Member, Scorer
 from labelscape.scoring.stitch import plan_for, score_tiles
+from labelscape.training.team import gather
 
 MIB = 2**20
 
@@ -173,3 +178,56 @@ def test_a_network_that_holds_more_than_its_weights_is_built_with_numbers():
         **{"": True, "stored buffer": True, "buffer": False, "attribute": False},
         **{"in a list": False, "shared": False, "shared module": False},
     }
+
+
+STATES = {
+    "as torch starts": lambda: None,
+    "the user's flags": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "products too": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "one operation's": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    "all operations'": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+}
+
+
+def rounding() -> tuple:
+    """What torch would round, as each of its flags tells it, where it tells."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    try:
+        flags = cudnn.allow_tf32, matmul.allow_tf32
+    except RuntimeError:
+        flags = None
+    return flags, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, matmul.fp32_precision
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch is older than 2.9")
+@pytest.mark.parametrize("state", STATES)
+def test_convolutions_on_a_gpu_are_rounded_where_that_is_asked_for_alone(state):
+    """In a process of its own: the flags are the process's."""
+    program = f"""
+import sys, torch
+sys.path.insert(0, {str(Path(__file__).parent)!r}), sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from test_engines import STATES, rounding
+from labelscape.scoring.devices import float32_in
+STATES[{state!r}]()
+before = rounding()
+for precision in ("32", "tf32", "bf16"):
+    with float32_in(precision, torch.device("cpu")):
+        assert rounding() == before
+    with float32_in(precision, torch.device("cuda")):
+        flags, conv, rnn, matmul = rounding()
+        rounds = precision == "tf32"
+        assert flags is None or flags == (rounds, False)
+        assert flags is not None or (conv, rnn, matmul) == ("tf32" if rounds else "ieee",) * 2 + ("ieee",)
+    assert rounding() == before, (precision, before, rounding())
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_a_processor_refuses_what_it_cannot_do():
+    with pytest.raises(BadOption, match=r"a mode of CUDA devices, and this is cpu"):
+        TorchEngine.of(world.tiny_checkpoint(), device="cpu", precision="tf32")
+    with pytest.raises(BadOption, match="trains on GPUs only"):
+        gather("cpu", "16")
+    with pytest.raises(BadOption, match="a mode of CUDA devices"):
+        gather("cpu", "tf32")

@@ -81,11 +81,15 @@ class Clock:
         return "processor time" if self.of_processor else "wall clock"
 
     def __call__(self) -> float:
+        return time.process_time() if self.of_processor else self.wall()
+
+    def wall(self) -> float:
+        """Of the wall clock, once the device has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
-        return time.process_time() if self.of_processor else time.perf_counter()
+        return time.perf_counter()
 
 
 class MatrixProduct:
@@ -94,7 +98,7 @@ class MatrixProduct:
     def __init__(self, device: torch.device, precision: str) -> None:
         side = SIDES.get(device.type, GPU_SIDE)
         dtype = PRECISIONS[precision] or torch.float32
-        self.device, self.times, self.busy = device, 1, []
+        self.device, self.times, self.busy, self.rounded = device, 1, [], precision == "tf32"
         self.one, self.other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         self.once, clock = 2 * side**3, Clock(device)
         self._multiply()
@@ -115,11 +119,8 @@ class MatrixProduct:
             self.busy.append(processor / (wall * torch.get_num_threads()))
 
     def _multiply(self) -> None:
-        # Convolutions on a GPU may use TF32 unless told otherwise, products may not: both as convolutions do.
-        before, torch.backends.cuda.matmul.allow_tf32 = (
-            torch.backends.cuda.matmul.allow_tf32,
-            torch.backends.cudnn.allow_tf32,
-        )
+        # As convolutions are computed in this precision (`float32_in`).
+        before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, self.rounded
         try:
             for _ in range(self.times):
                 torch.mm(self.one, self.other)

@@ -47,7 +47,8 @@ Blend = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Device to run on: auto, cpu, cuda, cuda:1, mps.")]
-Precision = Annotated[str, typer.Option("--precision", help="32, or mixed precision: bf16, 16.")]
+PRECISION = "32; on CUDA devices tf32, which rounds convolutions; or mixed precision: bf16, 16."
+Precision = Annotated[str, typer.Option("--precision", help=PRECISION)]
 Engine = Annotated[
     str,
     typer.Option(

@@ -11,6 +11,7 @@ import typer
 
 from labelscape.cli.given_files import check_files
 from labelscape.cli.options import (
+    PRECISION,
     AsJson,
     Device,
     Labels,
@@ -180,9 +181,7 @@ class Schedule:
     optimizer: Annotated[
         str | None, typer.Option("--optimizer", help="sgd or adamw.", show_default="that of the network")
     ] = None
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="32, or mixed precision: bf16, 16.", show_default="32")
-    ] = None
+    precision: Annotated[str | None, typer.Option("--precision", help=PRECISION, show_default="32")] = None
     seed: Annotated[
         int | None,
         typer.Option(

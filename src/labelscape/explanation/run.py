@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.errors import BadInput, BadOption, check_names
@@ -37,7 +38,7 @@ from labelscape.nets.blocks import Network
 from labelscape.progress import bar
 from labelscape.scenes.files import Source
 from labelscape.scenes.scene_list import SceneList
-from labelscape.scoring.engines import pick_device
+from labelscape.scoring.devices import float32_in, pick_device
 from labelscape.version import __version__
 
 ANALYSES = (
@@ -114,11 +115,11 @@ def explain(
     paths = _free_paths(Path(out), model, overwrite)
     request = request_for(checkpoint, sources[0], None, None, settings)
     reference = _reference(model, sources, labels, spec or {})
-    net, chosen, notes = _chosen(model, request, sources, wanted, reference)
     asked = {"over": None if over is None else Path(over), "layer": layer, "pixels": wanted.pixels}
-    return _explained(
-        Look(net, model, chosen, other=second, seed=seed, **asked), only, paths, notes, overwrite
-    )
+    with float32_in("32", device := pick_device(request.device)):  # as a map is predicted
+        net, chosen, notes = _chosen(model, device, request, sources, wanted, reference)
+        look = Look(net, model, chosen, other=second, seed=seed, **asked)
+        return _explained(look, only, paths, notes, overwrite)
 
 
 def _models(
@@ -143,6 +144,7 @@ def _check(model: Checkpoint, sources: Sequence[Source], wanted: Wanted, only: S
 
 def _chosen(
     model: Checkpoint,
+    device: torch.device,
     request: MapRequest,
     sources: Sequence[Source],
     wanted: Wanted,
@@ -150,7 +152,7 @@ def _chosen(
 ) -> tuple[Network, Windows, list[str]]:
     """The network on its device, its windows, and what was found of their scenes and labels."""
     # A plain network: analyses hook into layers, which the engines of maps fold together.
-    net = network_of(model).to(pick_device(request.device))
+    net = network_of(model).to(device)
     with bar("choose windows", wanted.candidates, "windows") as tick:
         windows, notes = choose(net, model, request, sources, wanted, tick, reference)
     return net, windows, [*([] if reference is None else reference.notes), *notes]

@@ -301,7 +301,7 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
         "models_averaged": len(scorer.members),
         # As resolved: the request may say "auto".
         "device": str(scorer.device),
-        "precision": "32" if scorer.dtype is None else str(scorer.dtype).removeprefix("torch."),
+        "precision": _precision_of(work),
         "engine": scorer.engine,
         # Tell whether a finished map is still that of its scene.
         "scene_files": work.watched.named(),
@@ -310,6 +310,11 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
         "models": models,
         "request": work.request.model_dump(mode="json"),
     }
+
+
+def _precision_of(work: MapWork) -> str:
+    scorer = work.scorer
+    return work.request.precision if scorer.dtype is None else str(scorer.dtype).removeprefix("torch.")
 
 
 def _write_run(path: Path, result: MapResult, overwrite: bool) -> None:

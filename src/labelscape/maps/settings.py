@@ -11,7 +11,12 @@ AUGMENTED = {
     "flips": "4 flips, averaged",
     "dihedral": "8 flips and rotations, averaged",
 }
-PRECISIONS = {"32": "32-bit floating point", "bfloat16": "bfloat16, mixed", "float16": "float16, mixed"}
+PRECISIONS = {
+    "32": "32-bit floating point",
+    "tf32": "TF32 in convolutions",
+    "bfloat16": "bfloat16, mixed",
+    "float16": "float16, mixed",
+}
 
 # Shown elsewhere on the page, part of another line, or for programs alone.
 SHOWN = {"name", "request", "core", "halo", "blend", "software", "when", "scene_files"}

@@ -19,6 +19,7 @@ from labelscape.contract.familiarity import Familiarity
 from labelscape.errors import BadFile
 from labelscape.nets.blocks import Network, without_autocast
 from labelscape.nets.catalog import shapes_of
+from labelscape.scoring.devices import float32_in
 
 CHUNK_VALUES = 2**22
 """Feature values whose distances are computed at once (ours): 32 MB in float64."""
@@ -83,7 +84,8 @@ def features_of(net: Network, layer: str, image: Tensor) -> tuple[np.ndarray, np
     that each cell's centre lies in.
     """
     seen: list[Tensor] = []
-    with torch.inference_mode(), watched(net, layer, lambda x: seen.append(x.float().cpu())) as padded:
+    keep = watched(net, layer, lambda x: seen.append(x.float().cpu()))
+    with torch.inference_mode(), float32_in("32", image.device), keep as padded:
         net(image)
     features = _one_map(seen, 1)[0].numpy()
     places = [

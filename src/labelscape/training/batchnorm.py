@@ -22,6 +22,7 @@ from labelscape.nets.blocks import Network
 from labelscape.nets.depth import encoder_names
 from labelscape.progress import Tick, bar
 from labelscape.scenes.files import gdal
+from labelscape.scoring.devices import float32_in
 from labelscape.scoring.scorer import normalise
 from labelscape.training.crops import CACHE_BYTES, Drawing, place_crop
 from labelscape.training.recipe import Recipe
@@ -120,7 +121,7 @@ def estimate(
         layer.reset_running_stats()
         layer.momentum = 1.0  # the running statistics are then those of the last batch
     try:
-        with torch.no_grad():
+        with torch.no_grad(), float32_in("32", next(net.parameters()).device):
             for batch in batches:
                 net(batch)
                 images += len(batch)

@@ -29,6 +29,7 @@ from labelscape.files import make_folder
 from labelscape.nets.blocks import Network
 from labelscape.progress import Tick, bar
 from labelscape.scenes.stamps import Watched
+from labelscape.scoring.devices import float32_in
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.heap import memory_kept
 from labelscape.training.batchnorm import at_map_size
@@ -393,6 +394,18 @@ def update(
     two tasks also of each task's own loss before its weight, (3,); the shares of all processes add up to the
     losses.
     """
+    with float32_in(recipe.precision, fabric.device):
+        return _update(net, optimizer, fabric, batch, recipe, tasks)
+
+
+def _update(
+    net: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+    batch: Batch,
+    recipe: Recipe,
+    tasks: list[Task],
+) -> Tensor:
     weights = [task.weights.to(fabric.device) if task.weights is not None else None for task in tasks]
     # Each part is weighted by its share of the batch's labelled pixels: with equal weights, the gradient
     # would depend on how the batch is divided into parts and processes.

@@ -227,8 +227,10 @@ class Recipe(BaseModel):
     slowly; an operation that has none stops the run. (On a CPU two runs of one number of threads come to the
     same weights anyway.)
     """
-    precision: Literal["32", "bf16", "16"] = "32"
-    """32, or mixed precision: bf16 or 16 bits where a layer allows it."""
+    precision: Literal["32", "tf32", "bf16", "16"] = "32"
+    """32; tf32, where convolutions on CUDA devices round what they multiply to 10 binary digits; or mixed
+    precision: bf16 or 16 bits where a layer allows it.
+    """
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
 

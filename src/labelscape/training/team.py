@@ -17,21 +17,27 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from labelscape.errors import BadOption, LabelscapeError
+from labelscape.scoring.devices import refuse_tf32
 from labelscape.scoring.engines import pick_device
 
 PATIENCE = datetime.timedelta(minutes=30)
 """A process that waits longer than this for the others gives up: one of them has died or hangs."""
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+PRECISIONS = {"32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 """A recipe's `precision` -> Fabric's name for it."""
 
 
 def gather(device: str, precision: str) -> Fabric:
     """Connect the processes that `torchrun` or SLURM started, one per GPU; without either, this process
     alone.
-    `precision` is "32", "bf16" or "16". Raises BadOption for a device that this machine lacks.
+    `precision` is "32", "tf32", "bf16" or "16". Raises BadOption for a device that this machine lacks, for
+    "16" on a CPU and "tf32" on another device than CUDA.
     """
     where = pick_device(device)
+    refuse_tf32(precision, where)
+    if precision == "16" and where.type == "cpu":
+        # Fabric would take bfloat16 instead, with a warning.
+        raise BadOption("`precision='16'` trains on GPUs only, and this is a CPU: pass 'bf16' or '32'.")
     # SLURM_STEP_...: set for what `srun` starts, not for a lone process inside a batch script.
     size = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
     if size == 1:

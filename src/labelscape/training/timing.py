@@ -20,6 +20,7 @@ from labelscape.nets.catalog import create_model
 from labelscape.nets.count import macs
 from labelscape.nets.tables import TABLES, Row
 from labelscape.progress import bar
+from labelscape.scoring.devices import float32_in
 from labelscape.training.freeze import train_mode
 from labelscape.training.loop import set_up, update
 from labelscape.training.papers import maggiori_potsdam, maggiori_vaihingen
@@ -241,7 +242,7 @@ class Training:
         def run() -> float:
             self.net.eval()
             start = time.monotonic()
-            with torch.inference_mode():
+            with torch.inference_mode(), float32_in(self.recipe.precision, image.device):
                 float(self.net(image).sum())
             # A hectare has 1e4 square metres; only the core counts, although the halo takes its time too.
             return (time.monotonic() - start) * 1e4 / (core * metres) ** 2
