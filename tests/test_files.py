@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 from labelscape import files
-from labelscape.errors import BadFile
+from labelscape.errors import BadFile, BadOption
 from labelscape.files import (
     _hold,
     check_new,
+    check_not_read,
     check_replaceable,
     check_written,
     locked,
@@ -207,6 +208,23 @@ def test_a_writer_without_a_lock_removes_what_a_killed_one_left(tmp_path):
     with written_whole(tmp_path / "b.json") as part:
         part.touch()
     assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
+
+
+def test_a_file_that_is_read_is_not_written(tmp_path):
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "hard.tif").hardlink_to(tmp_path / "a.tif")
+    (tmp_path / "soft.tif").symlink_to("a.tif")
+    for name in ("a.tif", "hard.tif", "soft.tif"):
+        with pytest.raises(BadOption, match="is an input itself"):
+            check_not_read(tmp_path / name, [None, "https://example.org/a.tif", str(tmp_path / "a.tif")])
+    check_not_read(tmp_path / "b.tif", [tmp_path / "a.tif", tmp_path / "missing.tif", object()])
+
+
+def test_a_folder_is_no_file_that_overwrite_replaces(tmp_path):
+    (tmp_path / "a.tif").mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(BadFile, match="there is a folder of this name"):
+            check_new(tmp_path / "a.tif", overwrite=overwrite)
 
 
 def test_without_locks_only_what_is_old_counts_as_abandoned(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from labelscape.errors import BadFile, WrongType
+from labelscape.errors import BadFile, BadOption, WrongType
 
 try:
     import fcntl
@@ -239,14 +239,31 @@ def _tidied(folder: Path) -> None:
 
 
 def check_new(path: Path, *, overwrite: bool, why: str = "") -> None:
-    """Raises BadFile where a file exists and may not be replaced; `why` not, as a part of a sentence.
+    """Raises BadFile where a file exists and may not be replaced (`why` not, as a part of a sentence), or
+    there is a folder of this name.
 
     What a killed run left beside it is removed: where that run had finished its file, this is the only one to
     come.
     """
+    # Not "pass `overwrite=True`": a folder is never replaced.
+    if path.is_dir() and not path.is_symlink():
+        raise BadFile(f"{path} cannot be written: there is a folder of this name.")
     if path.exists() and not overwrite:
         remove_abandoned(path.parent)
         raise BadFile(f"{path} exists{why}; pass `overwrite=True` to replace it.")
+
+
+def check_not_read(out: str | Path, reads: Iterable[object]) -> None:
+    """Raises BadOption where `out` is one of the files that the work reads (what is no path counts for
+    nothing): to replace it, which `overwrite` allows, would destroy what cannot be made again.
+    """
+    same = False
+    for path in reads:
+        with contextlib.suppress(OSError, ValueError):  # of what does not exist, or is an address
+            # samefile, since links and relative paths may name one file twice.
+            same = same or (isinstance(path, (str, os.PathLike)) and os.path.samefile(out, path))
+    if same:
+        raise BadOption(f"{out} is an input itself, and would be lost; give another file to write.")
 
 
 @contextlib.contextmanager

@@ -340,7 +340,7 @@ def test_what_does_not_fit_is_refused_with_the_cure(tmp_path):
             mosaic([one.path], out, overwrite=True, **grid)
     with pytest.raises(BadFile, match="exists; pass `overwrite=True`"):
         mosaic([one.path], out)
-    with pytest.raises(BadOption, match="one of the maps"):
+    with pytest.raises(BadOption, match="is an input itself"):
         mosaic([one.path], one.path, overwrite=True)
     (tmp_path / "a_proba.tif").unlink()
     with pytest.raises(BadInput, match=r"no a_proba.tif beside it.*`proba=True`"):

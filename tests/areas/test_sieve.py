@@ -206,7 +206,7 @@ def test_what_cannot_be_sieved_is_said(tmp_path, run_cli):
     for least in (0, -1, float("nan")):
         with pytest.raises(BadOption, match="a number above 0 was expected"):
             sieve(raster, tmp_path / "s.tif", min_area=least)
-    with pytest.raises(BadOption, match="is the input itself"):
+    with pytest.raises(BadOption, match="is an input itself"):
         sieve(raster, raster, min_area=1, overwrite=True)
     with pytest.raises(BadInput, match="every pixel is nodata"):
         sieve(

@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import browser
 import numpy as np
@@ -132,6 +133,18 @@ def test_what_is_written(made, tmp_path):
     assert "<table>" in found._repr_html_() and repr(found).startswith("<Assessment: overall accuracy")
     refused("exists", raster, points, out=tmp_path / "out" / "acc", error=BadFile)
     refused("`seed=-1` must be", raster, points, seed=-1, bootstrap=10, error=BadOption)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_results_do_not_replace_the_answers(made, tmp_path, overwrite):
+    """OUT.gpkg is written beside OUT.json: with the name of the sample it would be the sample's own file."""
+    raster, points, _ = made
+    answered = Path(shutil.copy(points, tmp_path / "points.gpkg"))
+    before = answered.read_bytes()
+    for given in ({"points": answered}, {"points": points, "second": answered}):
+        with pytest.raises(BadOption, match="points.gpkg is an input itself"):
+            assess(raster, **given, out=tmp_path / "points", overwrite=overwrite)
+    assert answered.read_bytes() == before and not (tmp_path / "points.json").exists()
 
 
 def test_a_full_disk_leaves_no_part_of_the_results(made, tmp_path, monkeypatch):

@@ -199,3 +199,8 @@ def test_version_and_help(run_cli):
 
     assert run_cli("--version")[1].strip() == f"labelscape {__version__}"
     assert "import-caffe" in run_cli("--help")[1]
+
+
+def test_a_target_among_the_inputs_is_told_its_option(run_cli):
+    code, _, talk = run_cli("export", "m.safetensors", "m.onnx")
+    assert code == 2 and "(m.onnx). What is written is named with --out" in talk

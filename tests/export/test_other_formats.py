@@ -1,6 +1,7 @@
 """OpenVINO's files and programs of torch.export: read back, they give the class map of the checkpoint."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from small_networks import SMALL
 from test_export_onnx import BANDS, made, scene
 
+from labelscape.checkpoint import save
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.export import other_files
 from labelscape.export.model import export_model
@@ -75,6 +77,26 @@ def test_neither_of_two_files_is_replaced_unasked(tmp_path):
     with pytest.raises(BadFile, match="m.bin"):
         export_model(made(), tmp_path / "m.xml", to="openvino", size=64)
     assert (tmp_path / "m.bin").read_bytes() == b"mine" and not (tmp_path / "m.xml").exists()
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "cure"),
+    [
+        ("onnx", "m.pt2", "ask for `to='pt2'`"),
+        ("onnx", "m.safetensors", "ends in .onnx; give one"),
+        ("onnx", "m", "ends in .onnx; give one"),
+        # The weights would take the place of the graph.
+        ("openvino", "m.bin", "ends in .xml; give one"),
+        ("pt2", "m.onnx", "ask for `to='onnx'`"),
+    ],
+)
+def test_a_name_that_ends_as_another_format_is_refused(to, name, cure, tmp_path):
+    """By its ending a file is read again: it would be called damaged."""
+    path = save(made("fcn"), tmp_path / "m.safetensors")
+    before = path.read_bytes()
+    with pytest.raises(BadOption, match=re.escape(cure)):
+        export_model(path, tmp_path / name, to=to, size=64, overwrite=True)
+    assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == ["m.safetensors"]
 
 
 def test_a_program_has_one_size():

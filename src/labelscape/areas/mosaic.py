@@ -31,7 +31,7 @@ import numpy as np
 from labelscape.areas.mosaic_blocks import MosaicBlocks
 from labelscape.areas.mosaic_grids import MapSource, named_grid, read_sources, zone_grids
 from labelscape.errors import BadInput, BadOption, UnknownName
-from labelscape.files import check_new, check_path, check_written, locked
+from labelscape.files import check_new, check_not_read, check_path, check_written, locked
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.creation import CreationOptions, Given
@@ -128,12 +128,9 @@ def mosaic(
     else:
         grids = [named_grid(sources, like, crs, pixel_size)]
     targets = _targets(Path(out), grids)
-    # Written over while it is read, a map would be lost.
-    taken = {Path(source.path).resolve() for source in sources}
     for path in targets:
         check_written(path)
-        if path.resolve() in taken:
-            raise BadOption(f"{path} is one of the maps; give another file for the mosaic.")
+        check_not_read(path, [*(source.path for source in sources), like])
         check_new(path, overwrite=overwrite)
     # One lock for the files of all zones: two mosaics of one name would mix theirs.
     with locked(Path(out)):

@@ -28,6 +28,7 @@ from labelscape.errors import BadOption
 from labelscape.files import (
     cannot_write,
     check_new,
+    check_not_read,
     check_path,
     locked,
     private_folder,
@@ -99,6 +100,7 @@ def polygonize(
     check_path(raster, "The class map")
     check_path(out, "The polygon file")
     check_target(out)
+    check_not_read(out, [raster])
     watched = Watched.of([str(raster)])
     with reading(raster) as file:
         grid = class_raster(file, raster).grid

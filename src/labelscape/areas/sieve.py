@@ -25,7 +25,7 @@ from labelscape.areas.neighbours import LARGE, Borders, Nodes, fused, merged_awa
 from labelscape.areas.outlines import connected
 from labelscape.areas.trace import runs_of, strip_height, without_nodata
 from labelscape.errors import BadOption
-from labelscape.files import check_path, check_written, locked
+from labelscape.files import check_not_read, check_path, check_written, locked
 from labelscape.grid import Window
 from labelscape.legend import Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
@@ -135,10 +135,7 @@ def sieve(
     with reading(raster) as file:
         classes = class_raster(file, raster)
         grid = classes.grid
-        # samefile, since links and relative paths may name one file twice; the raster is read while `out` is
-        # written.
-        if Path(out).exists() and Path(raster).exists() and Path(out).samefile(raster):
-            raise BadOption(f"{out} is the input itself; give another file for the sieved map.")
+        check_not_read(out, [raster])
         # After the check of the raster: `legend_of` may read all of it.
         legend = legend or legend_of(raster)[0]
         tags = {k: v for k, v in file.tags().items() if k.startswith("labelscape_")}

@@ -21,7 +21,7 @@ from labelscape.assessment.training_labels import check_not_training, label_note
 from labelscape.assessment.words import rough
 from labelscape.errors import BadInput, BadOption, check_seed
 from labelscape.evaluation.accuracy import AreaEstimates, Blocks, estimate
-from labelscape.files import check_new, check_path, check_written, new_files, written_whole
+from labelscape.files import check_new, check_not_read, check_path, check_written, new_files, written_whole
 from labelscape.grid import Window
 from labelscape.rasters.made_by import MadeBy, made_by
 from labelscape.scenes.vectors import write_layer, writing
@@ -68,7 +68,8 @@ def assess(
     for path, what in ((raster, "The class map"), (points, "The file of points")):
         check_path(path, what)
     _check_drawing(bootstrap, seed)
-    targets = _targets(out, overwrite)
+    # Answers among them, days of somebody's work.
+    targets = _targets(out, overwrite, reads=(raster, points, second, design))
     made = made_by(raster)
     if os.path.exists(points):
         # Before the design is looked for: label files have none, and that message would hide the mistake.
@@ -119,9 +120,9 @@ def _told(design: Design, other_map: bool) -> tuple[dict[str, Any], str]:
     return facts, _estimator(design, other_map)
 
 
-def _targets(out: str | Path | None, overwrite: bool) -> dict[str, Path]:
+def _targets(out: str | Path | None, overwrite: bool, reads: tuple[object, ...]) -> dict[str, Path]:
     """The files to write, by suffix. Raises BadFile, before any work, where one exists or has no valid
-    name.
+    name, BadOption where one is among the files that are read.
     """
     if out is None:
         return {}
@@ -131,6 +132,7 @@ def _targets(out: str | Path | None, overwrite: bool) -> dict[str, Path]:
     targets = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in ("json", "gpkg", "html")}
     for path in targets.values():
         check_written(path)
+        check_not_read(path, reads)
         check_new(path, overwrite=overwrite)
     return targets
 

@@ -19,7 +19,7 @@ from labelscape.assessment.census import check_confidence, confidence_beside
 from labelscape.assessment.form import review_style
 from labelscape.errors import BadInput, BadOption
 from labelscape.evaluation.reliability import usual_limit
-from labelscape.files import check_new, check_path, check_written, locked, written_whole
+from labelscape.files import check_new, check_not_read, check_path, check_written, locked, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
 from labelscape.rasters.class_map import ClassRaster, class_raster
@@ -92,6 +92,7 @@ def review(
     """
     check_path(raster, "The class map")
     check_path(out, "The review file")
+    check_not_read(out, [raster, confidence])
     _check(Path(out), top, below, min_area, overwrite)
     beside = as_path(confidence) if confidence is not None else confidence_beside(raster, "confidence")
     legend = legend or legend_of(raster)[0]

@@ -33,7 +33,15 @@ from labelscape.assessment.size import (
     smallest_size,
 )
 from labelscape.errors import BadOption, check_names, check_seed
-from labelscape.files import check_new, check_path, check_written, new_files, private_folder, temporary_folder
+from labelscape.files import (
+    check_new,
+    check_not_read,
+    check_path,
+    check_written,
+    new_files,
+    private_folder,
+    temporary_folder,
+)
 from labelscape.version import __version__
 
 EXPECTED = 0.8
@@ -126,6 +134,8 @@ def sample(
     check_path(out, "The sample's file")
     paths = (Path(out), Path(out).with_name(f"{Path(out).stem}_second.gpkg"))[: 1 + second]
     asked = _Asked(size, target_se, target_class, expect, allocation, floor, block, per_block, seed)
+    for path in paths:
+        check_not_read(path, [raster, strata])
     _check(paths, asked, overwrite)
     with _strata(raster, Path(out), strata, sieve, confidence_bands, tick) as given:
         with open_map(raster, given) as one:

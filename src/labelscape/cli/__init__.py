@@ -51,7 +51,9 @@ from labelscape.version import __version__
 
 
 class Verb(TyperCommand):
-    """A verb that answers an unknown option with the one that was probably meant, by its words too."""
+    """A verb that answers an unknown option with the one that was probably meant, by its words too, and a
+    target among the inputs with the option that it belongs to.
+    """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         try:
@@ -64,7 +66,12 @@ class Verb(TyperCommand):
                 }
                 nearest = nearest_name(error.option_name.lstrip("-").replace("-", "_"), list(known))
                 error.possibilities = [known[nearest]] if nearest else []
+            elif "unexpected extra argument" in str(getattr(error, "message", "")) and self._writes():
+                error.message = f"{error.message.rstrip('.')}. What is written is named with --out."
             raise
+
+    def _writes(self) -> bool:
+        return any("--out" in one.opts for one in self.params)
 
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.contract import Contract
 from labelscape.errors import BadOption
 from labelscape.export.caffe import read_caffe
-from labelscape.files import check_new
+from labelscape.files import check_new, check_not_read
 from labelscape.legend import Legend
 
 CLASSES = {2: ("other", "building"), 5: ("impervious surface", "building", "low vegetation", "tree", "car")}
@@ -40,6 +40,7 @@ def import_caffe(
     """
     out = Path(out)
     # Asked here, because `save` replaces a file without asking.
+    check_not_read(out, [source])
     check_new(out, overwrite=overwrite)
     if out.suffix != ".safetensors":
         raise BadOption(f"{out.name}: a checkpoint's name ends in .safetensors.")

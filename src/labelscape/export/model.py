@@ -117,6 +117,7 @@ def export_model(
         onnx_file.check_installed()
     one = (load(checkpoint) if not isinstance(checkpoint, Checkpoint) else checkpoint).task(task)
     out = Path(out) if out is not None else _beside(one, FORMATS[to][0])
+    _check_ending(out, to)
     paths = {suffix: out if suffix == FORMATS[to][0] else out.with_suffix(suffix) for suffix in FORMATS[to]}
     for path in paths.values():
         check_new(path, overwrite=overwrite)
@@ -224,6 +225,17 @@ def _check_settings(to: str, size: int | None, dynamic: bool, opset: int, dtype:
             f"`opset={opset}` must be from {onnx_file.OPSETS[0]} to {onnx_file.OPSETS[-1]}; "
             f"{onnx_file.OPSET} is read everywhere."
         )
+
+
+def _check_ending(out: Path, to: str) -> None:
+    """Raises BadOption where a name does not end as its format does: by its ending a file is read
+    again. So none replaces the checkpoint that it is made of.
+    """
+    own = FORMATS[to][0]
+    if out.suffix.lower() != own:
+        other = next((name for name, endings in FORMATS.items() if out.suffix.lower() == endings[0]), None)
+        cure = f"ask for `to='{other}'`, or give" if other else "give"
+        raise BadOption(f"`out={out}`: a model as {to} is written to a file that ends in {own}; {cure} one.")
 
 
 def _beside(checkpoint: Checkpoint, suffix: str) -> Path:
