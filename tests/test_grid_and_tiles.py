@@ -172,3 +172,48 @@ def test_where_the_place_on_earth_is_unknown_areas_are_counted_in_pixels(crs):
     assert not grid.is_on_earth
     assert grid.ground_area(Window(2, 3, 4, 5)) == 20
     assert grid.pixel_areas([1, 2], [3, 4]).tolist() == [1, 1]
+
+
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.data(),
+    st.integers(8, 40),
+    st.integers(0, 6),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from(["crop", "hann", "none"]),
+)
+def test_a_part_of_a_scene_is_answered_by_the_tiles_of_all_of_it(
+    height, width, data, tile_size, overlap, stride, blend
+):
+    ground = Window(data.draw(st.integers(-50, 0)), data.draw(st.integers(-50, 0)), height, width)
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    part = Window(
+        ground.top + top,
+        ground.left + left,
+        data.draw(st.integers(1, height - top)),
+        data.draw(st.integers(1, width - left)),
+    )
+    how = {"tile_size": tile_size, "overlap": overlap, "stride": stride, "blend": blend}
+    try:
+        plan, of_all = plan_tiles(part, **how, around=ground), plan_tiles(ground, **how)
+    except BadOption:
+        return
+    tiles = list(plan)
+    assert len(plan) == len(tiles)
+    covered = np.zeros(part.shape, int)
+    for tile in tiles:
+        covered[tile.answers.inset_of(part)] += 1
+    assert (covered == 1).all()
+    every = {tile.core: tile for tile in of_all}
+    for tile in tiles:
+        its = every[tile.core]
+        assert (tile.seen, tile.final, tile.answers) == (its.seen, its.final, its.answers & part)
+    rows, columns = plan.along
+    places = [plan.place_of(tile.answers) for tile in tiles]
+    assert places == [(row, column) for row in range(rows) for column in range(columns)]
+    # What is blended with them is predicted too.
+    fed = {tile.core for tile in plan.with_neighbours()}
+    steps = (0, plan.core) if plan.fade else (0,)
+    before = {(t.core.top - up, t.core.left - back) for t in tiles for up in steps for back in steps}
+    assert {core for core in every if (core.top, core.left) in before} == fed

@@ -192,7 +192,7 @@ class _Plain:
 def _tiles(scene):
     from labelscape.scoring.tiles import Tile
 
-    return [Tile(window, window, window) for window in scene.grid.window.blocks(64)]
+    return [Tile(window, window, window, window) for window in scene.grid.window.blocks(64)]
 
 
 def test_integers_are_written_as_onnx_alone(tmp_path):

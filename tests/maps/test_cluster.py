@@ -28,7 +28,7 @@ from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Window
 from labelscape.maps import crew
 from labelscape.maps.crew import Work, grain_for
-from labelscape.maps.layout import Blocks, blocks_for, in_words, tiles_along
+from labelscape.maps.layout import Blocks, blocks_for, in_words
 from labelscape.maps.many import map_scenes
 from labelscape.maps.request import MapRequest
 from labelscape.maps.run import map_scene
@@ -299,7 +299,7 @@ def test_every_tile_is_in_one_block_and_what_is_predicted_twice_is_counted(
     height, width, fade, batch, workers
 ):
     plan = TilePlan(Window(0, 0, height * 32 - 5, width * 32), 32, 16, fade, 1, 0, batch)
-    assert tiles_along(plan) == (height, width)
+    assert plan.along == (height, width)
     chosen = blocks_for(plan, workers)
     for blocks in (chosen, Blocks(plan, 2, 4)):
         members = {}

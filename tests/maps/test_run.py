@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 import world
 from affine import Affine
 from rasterio.crs import CRS
+from small_networks import SMALL
 
 from labelscape.checkpoint import Checkpoint, save
 from labelscape.contract.contract import Contract
@@ -16,8 +19,10 @@ from labelscape.evaluation.confusion import count
 from labelscape.evaluation.measure import evaluate
 from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE
+from labelscape.maps.result import MapResult
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
+from labelscape.scenes.mosaic import MosaicScene
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.scorer import Scorer, predict
@@ -195,32 +200,108 @@ def test_the_run_file_says_how_the_map_was_made(tmp_path):
     assert sum(a["pixels"] for a in run["areas"]) == 64 * 64
 
 
-@pytest.mark.parametrize("blend", ["crop", "hann"])
-def test_the_map_of_an_area_is_that_of_the_whole_scene_within_its_bounds(tmp_path, blend):
-    """Between the polygons the network sees the ground, as it does where the whole scene is mapped; it took
-    that for nodata.
-    """
-    w = world.make(tmp_path, 200, 300)
-    model = world.tiny_checkpoint(like=w.scene)
-    one = json.loads(world.rectangle(w, tmp_path / "one.geojson", 0, 0, 90, 130).read_text())
-    other = json.loads(world.rectangle(w, tmp_path / "other.geojson", 120, 170, 80, 130).read_text())
-    area = tmp_path / "area.geojson"
-    area.write_text(json.dumps({**one, "features": [*one["features"], *other["features"]]}))
-    common = {
-        "polygons": False,
-        "report": False,
-        "device": "cpu",
-        "tile_size": 160,
-        "overlap": 32,
-        "blend": blend,
-    }
-    part = map_scene(model, w.scene, tmp_path / "part", area=area, **common)
-    whole = map_scene(model, w.scene, tmp_path / "whole", **common)
+AREAS = {
+    "at its borders": [(0, 0, 90, 130), (120, 170, 80, 130)],
+    "in the middle": [(83, 101, 41, 67)],
+    "two apart": [(31, 17, 20, 30), (150, 220, 33, 45)],
+    "one pixel": [(99, 150, 1, 1)],
+    "its corner": [(198, 297, 2, 3)],
+    "its last row": [(199, 40, 1, 200)],
+}
+SHARED = {"polygons": False, "report": False, "device": "cpu"}
+
+
+def area_of(w: world.World, path: Path, rectangles: list[tuple[int, int, int, int]]) -> Path:
+    each = [json.loads(world.rectangle(w, path, *one).read_text()) for one in rectangles]
+    path.write_text(json.dumps({**each[0], "features": [f for one in each for f in one["features"]]}))
+    return path
+
+
+def same_inside(part: MapResult, whole: MapResult, rectangles: list[tuple[int, int, int, int]]) -> None:
+    """The part's rasters are those of the whole inside of the rectangles, and nodata elsewhere."""
+    top, left = (min(one[axis] for one in rectangles) for axis in (0, 1))
     for kind in ("class", "confidence"):
         with rasterio.open(part.paths[kind]) as file, rasterio.open(whole.paths[kind]) as full:
-            found, wanted, nodata = file.read(1), full.read(1), file.nodata
-        assert found.shape == wanted.shape
+            found, nodata = file.read(1), file.nodata
+            wanted = full.read(1)[top:, left:][: file.height, : file.width]
+            assert file.transform @ (0, 0) == pytest.approx(full.transform @ (left, top))
         inside = np.zeros(found.shape, bool)
-        inside[:90, :130] = inside[120:, 170:] = True
-        assert np.array_equal(found[inside], wanted[inside])
+        for y, x, height, width in rectangles:
+            inside[y - top : y - top + height, x - left : x - left + width] = True
+        np.testing.assert_array_equal(found[inside], wanted[inside])
         assert (found[~inside] == nodata).all()
+
+
+@pytest.mark.parametrize("area", AREAS)
+@pytest.mark.parametrize(
+    ("network", "how"),
+    [
+        ("skip", {"tile_size": 160, "overlap": 32, "blend": "hann"}),
+        ("skip", {"tile_size": 160, "overlap": 32, "blend": "crop"}),
+        ("skip", {"tile_size": 160, "overlap": 32, "blend": "none"}),
+        ("fcn", {}),
+        ("mlp", {"tile_size": 240}),
+        ("unpooling", {"tta": "flips"}),
+        ("pspnet", {}),
+    ],
+)
+def test_the_map_of_an_area_is_that_piece_of_the_map_of_the_whole_scene(tmp_path, network, how, area):
+    """Beyond its bounds the network sees the ground, in tiles that lie where those of the whole scene do."""
+    w = world.make(tmp_path, 200, 300)
+    model = world.tiny_checkpoint(
+        "skip" if network == "pspnet" else network,
+        like=w.scene,
+        **({"hidden": 16} if network == "mlp" else {}),
+    )
+    if network == "pspnet":
+        # A network of the whole tile, mapped in tiles of what it learned.
+        net = create_model(network, in_channels=3, classes=3, **SMALL[network])
+        options, weights = dict(SMALL[network]), state_arrays(net)
+        model = replace(model, network=network, options=options, weights=weights, recipe={"crop": 96})
+    rectangles = AREAS[area]
+    path = area_of(w, tmp_path / "area.geojson", rectangles)
+    part = map_scene(model, w.scene, tmp_path / "part", area=path, **SHARED, **how)
+    whole = map_scene(model, w.scene, tmp_path / "whole", **SHARED, **how)
+    same_inside(part, whole, rectangles)
+    assert not [note for note in part.notes if "beyond" in note]
+
+
+@pytest.mark.parametrize("blend", ["crop", "hann"])
+def test_an_area_of_a_mosaic_in_other_units_is_that_piece_too(tmp_path, blend):
+    """Two files beside each other that declare their units: values are converted, and the ground around the
+    area lies in both of them.
+    """
+    w = world.make(tmp_path, 200, 300)
+    files = []
+    for number, columns in enumerate((slice(0, 140), slice(140, 300))):
+        place = w.transform @ Affine.translation(columns.start, 0)
+        path = world.write(tmp_path / f"part{number}.tif", w.pixels[..., columns], transform=place)
+        with rasterio.open(path, "r+") as file:
+            file.scales, file.offsets = (0.0002,) * 3, (-0.1,) * 3
+        files.append(str(path))
+    model = world.tiny_checkpoint(like=w.scene)
+    rectangles = [(70, 110, 61, 60)]
+    path = area_of(w, tmp_path / "area.geojson", rectangles)
+    how = {"tile_size": 160, "overlap": 32, "blend": blend, "force": True, **SHARED}
+    part = map_scene(model, files, tmp_path / "part", area=path, **how)
+    whole = map_scene(model, files, tmp_path / "whole", **how)
+    same_inside(part, whole, rectangles)
+
+
+def test_an_area_reads_no_more_of_a_large_scene_than_its_tiles(tmp_path, monkeypatch):
+    w = world.make(tmp_path, 400, 1200)
+    model = world.tiny_checkpoint(like=w.scene)
+    path = area_of(w, tmp_path / "area.geojson", [(180, 600, 20, 20)])
+    seen, real = [], MosaicScene.read
+    monkeypatch.setattr(
+        MosaicScene, "read", lambda self, window=None, *more: seen.append(window) or real(self, window, *more)
+    )
+    map_scene(model, w.scene, tmp_path / "out", area=path, **SHARED)
+    reach = Scorer.of(model, device="cpu").reach
+    assert max(max(window.shape) for window in seen) <= 20 + 2 * (reach + 16)
+    seen.clear()
+    map_scene(
+        model, w.scene, tmp_path / "tiles", area=path, tile_size=160, overlap=32, blend="hann", **SHARED
+    )
+    # Of 5 x 13 tiles one answers, or it and its neighbours above and at the left.
+    assert sum(window.shape == (160, 160) for window in set(seen)) <= 4

@@ -75,6 +75,10 @@ def tile_key(
         # A scene in memory has no file time: only its pixels show whether it is the same.
         "files": watched.named() + ([["pixels", scene.digest()]] if scene.in_memory else []),
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
+        # Which part of a scene is mapped decides where its tiles begin.
+        **(
+            {} if plan.around is None else {"around": [*plan.around.shape, plan.around.top, plan.around.left]}
+        ),
         "device": device,
         # Left out for torch: maps that an earlier version has begun are resumed.
         **({} if engine == TORCH else {"engine": engine}),
@@ -151,6 +155,7 @@ def _in_words(name: str, before: Any, now: Any) -> list[str]:
         "plan": "tile size, overlap or blending",
         "ramp": "tile size, overlap or blending",
         "grid": "place or size of the scene",
+        "around": "place or size of the scene",
     }
     return [words[name]] if name in words else [f"{name} {before}, now {now}"]
 

@@ -34,7 +34,7 @@ class Blocks:
     @cached_property  # asked for every tile
     def shape(self) -> tuple[int, int]:
         """Rows and columns of blocks."""
-        height, width = tiles_along(self.plan)
+        height, width = self.plan.along
         return math.ceil(height / self.rows), math.ceil(width / self.columns)
 
     def __len__(self) -> int:
@@ -42,11 +42,8 @@ class Blocks:
 
     def of(self, answers: Window) -> int:
         """The number of the block that a tile is in, by its window (`Tile.answers`)."""
-        plan = self.plan
-        # The window begins up to half a core before the core does.
-        row = -(-(answers.top - plan.whole.top) // plan.core) // self.rows
-        column = -(-(answers.left - plan.whole.left) // plan.core) // self.columns
-        return row * self.shape[1] + column
+        row, column = self.plan.place_of(answers)
+        return row // self.rows * self.shape[1] + column // self.columns
 
     @property
     def predicted(self) -> int:
@@ -62,21 +59,22 @@ class Blocks:
 
     def _each(self) -> Iterator[tuple[int, float]]:
         """Tiles that are predicted for a block, and the share of their cores that lies in the scene."""
-        height, width = tiles_along(self.plan)
-        whole, core, more = self.plan.whole, self.plan.core, int(self.plan.fade > 0)
+        height, width = self.plan.along
+        core, more = self.plan.core, int(self.plan.fade > 0)
+        # Of the ground, from its first tile on.
+        ground, (row, column) = self.plan.ground, self.plan.first
+        below, right = ground.height - row * core, ground.width - column * core
         for top in range(0, height, self.rows):
             for left in range(0, width, self.columns):
                 rows, columns = min(self.rows, height - top), min(self.columns, width - left)
-                inside = min(rows * core, whole.height - top * core) * min(
-                    columns * core, whole.width - left * core
-                )
-                above, before = more * (top > 0), more * (left > 0)
+                inside = min(rows * core, below - top * core) * min(columns * core, right - left * core)
+                above, before = more * (top + row > 0), more * (left + column > 0)
                 count = self._in_batches(top - above, left, rows + above, columns + before)
                 yield count, inside / (rows * columns * core**2)
 
     def _in_batches(self, top: int, left: int, rows: int, columns: int) -> int:
         """Tiles that are predicted for these, at most: batches are whole."""
-        batch, width = self.plan.batch, tiles_along(self.plan)[1]
+        batch, width = self.plan.batch, self.plan.along[1]
         if columns < width:
             # Each row begins in the middle of a batch, and ends there.
             return rows * (columns + batch - 1)
@@ -85,17 +83,12 @@ class Blocks:
         return (-(-last // batch) - first // batch) * batch
 
 
-def tiles_along(plan: TilePlan) -> tuple[int, int]:
-    """Rows and columns of a plan's tiles."""
-    return math.ceil(plan.whole.height / plan.core), math.ceil(plan.whole.width / plan.core)
-
-
 def blocks_for(plan: TilePlan, workers: int, scenes: int = 1) -> Blocks:
     """The blocks with which so many workers are likely to end soonest: small ones leave no worker waiting at
     the end, large ones predict fewer tiles twice. Of several `scenes` like this one, mapped at once, only the
     last leaves workers waiting: their blocks are larger.
     """
-    height, width = tiles_along(plan)
+    height, width = plan.along
 
     def time(blocks: Blocks) -> float:
         costs = blocks.costs()
@@ -130,7 +123,7 @@ def _divisors(length: int) -> list[int]:
 
 def in_words(blocks: Blocks, workers: int) -> str:
     """How a scene is shared among workers, as a line of the plan."""
-    rows, columns = tiles_along(blocks.plan)
+    rows, columns = blocks.plan.along
     again = blocks.predicted / (rows * columns) - 1
     twice = f", {100 * again:.0f} % of the tiles predicted twice" if again > 0.005 else ""
     size = f"{blocks.rows} x {blocks.columns} tile{'s' * (blocks.rows * blocks.columns > 1)}"

@@ -166,7 +166,7 @@ def prepared(
         notes = [*notes, line]
     if warning := size_warning(scorer, plan):
         notes = [*notes, warning]
-    notes = [*notes, *told_of_engine, *filter(None, [other_scaling(checkpoint), _unseen(request, scorer)])]
+    notes = [*notes, *told_of_engine, *filter(None, [other_scaling(checkpoint)])]
     if mate is None and any(one.mate for one in models):
         notes = [*notes, "the second task is not mapped: not all models learned one of that name and classes"]
     legends = {"": checkpoint.legend} | ({task: mate.legend} if mate else {})
@@ -355,14 +355,3 @@ def _try_outputs(
             try_target(paths[kind_of("polygons", task)], grid, legend)
     if "stac" in paths:
         footprint(grid)
-
-
-def _unseen(request: MapRequest, scorer: Scorer) -> str:
-    """What a map of an area is not: a piece of the map of the whole scene. "" without an area."""
-    if request.area is None:
-        return ""
-    where = "" if scorer.reach is None else f" within {scorer.reach} pixels of them"
-    return (
-        "the network sees nothing beyond the outer bounds of the area: classes"
-        f"{where} may differ from a map of the whole scene"
-    )

@@ -106,13 +106,14 @@ class _Parts:
     parts: tuple[Part, ...]
     mask: PolygonIndex | None = None
     units: Units | None = None
+    around: Window | None = None
 
     @classmethod
     def of_scene(cls, given: Scene) -> _Parts:
         """Of a scene, which is closed at once: its parts open files for themselves, when they are read."""
         with given:
             facts = given.source, given.name, given.grid, given.parts
-            return cls(*facts, mask=_mask_of(given), units=given.units)
+            return cls(*facts, _mask_of(given), given.units, given.around)
 
     @classmethod
     def of_files(cls, source: Source, files: Sequence[str], parts: tuple[Part, ...]) -> _Parts:
@@ -143,9 +144,11 @@ def _described(
 
 
 def _cut_and_resized(found: _Parts, area: str | Path | None, pixel_size: float | None) -> MosaicScene:
-    grid, mask = found.grid, found.mask
+    grid, mask, around = found.grid, found.mask, found.around
     if pixel_size is not None:
+        before = grid
         grid = resized(grid, pixel_size, found.name)
+        around = around and _resized(around, before, grid)
         # The polygons stay exact; only the pixels they are burned into are others.
         mask = mask and mask.on(grid)
     if area is not None:
@@ -153,8 +156,10 @@ def _cut_and_resized(found: _Parts, area: str | Path | None, pixel_size: float |
             raise BadOption(
                 f"{found.name} is cropped to an area already; pass {area} where it is opened instead."
             )
+        whole = grid
         grid, mask = _cut(grid, area, found.name)
-    return MosaicScene(found.source, found.name, grid, found.parts, mask, found.units)
+        around = _seen_from(grid, whole)
+    return MosaicScene(found.source, found.name, grid, found.parts, mask, found.units, around)
 
 
 class MosaicScene(Scene):
@@ -168,9 +173,10 @@ class MosaicScene(Scene):
         parts: Sequence[Part],
         mask: PolygonIndex | None = None,
         units: Units | None = None,
+        around: Window | None = None,
     ) -> None:
         """`units` are those of the pixels read, by default the first part's; parts with other units are
-        converted, and the scene is then float32.
+        converted, and the scene is then float32. `around` is what can be read beside the grid too.
         """
         self.source, self.name, self.grid = source, name, grid
         self.bands, self.units = parts[0].bands, units or parts[0].units
@@ -182,7 +188,9 @@ class MosaicScene(Scene):
         self.band_nodata = (None,) * len(self.bands)
         self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
         self.mask, self._parts = mask, tuple(parts)
-        self._placed = [placed for part in parts if (placed := placed_on(part, grid)).place.pixels]
+        self._around = grid.window if around is None else around
+        every = (placed_on(part, grid, self._around) for part in parts)
+        self._placed = [placed for placed in every if placed.place.pixels]
         # As one array: a window is compared with thousands of parts at once.
         self._edges = (
             np.array([[p.place.top, p.place.left, p.place.bottom, p.place.right] for p in self._placed])
@@ -191,6 +199,10 @@ class MosaicScene(Scene):
             .T
         )
         self._opened: OrderedDict[int, Scene] = OrderedDict()
+
+    @property
+    def around(self) -> Window:
+        return self._around
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -212,7 +224,9 @@ class MosaicScene(Scene):
             self._opened.popitem()[1].close()
 
     def again(self) -> MosaicScene:
-        return MosaicScene(self.source, self.name, self.grid, self._parts, self.mask, self.units)
+        return MosaicScene(
+            self.source, self.name, self.grid, self._parts, self.mask, self.units, self._around
+        )
 
     def hold(self) -> HeldScene:
         def read(window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -226,7 +240,7 @@ class MosaicScene(Scene):
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
         window = self.grid.window if window is None else window
-        check_window(window, self.grid.window)
+        check_window(window, self._around)
         # Zeros where no part has a pixel: `valid` tells them apart, and whole numbers have no NaN.
         pixels = np.zeros((len(self.bands if bands is None else bands), *window.shape), self.dtype)
         valid = np.zeros(window.shape, bool)
@@ -293,7 +307,25 @@ def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | Non
     """
     grid = scene.grid if pixel_size is None else resized(scene.grid, pixel_size, scene.name)
     mask = _mask_of(scene)
-    return MosaicScene(scene.source, scene.name, grid, scene.parts, mask and mask.on(grid), units)
+    around = scene.around if grid.shape == scene.grid.shape else _resized(scene.around, scene.grid, grid)
+    return MosaicScene(scene.source, scene.name, grid, scene.parts, mask and mask.on(grid), units, around)
+
+
+def _seen_from(grid: Grid, whole: Grid) -> Window:
+    """All of a grid, in the pixels of a part of it."""
+    left, top = ~grid.transform @ (whole.transform.c, whole.transform.f)
+    return Window(round(top), round(left), *whole.shape)
+
+
+def _resized(around: Window, before: Grid, now: Grid) -> Window:
+    """The pixels of one grid that lie within a window of another with the same corner. Of pixels at its edge
+    a part may be missing: the grid's own border counts as it is.
+    """
+    size = now.transform.a / before.transform.a if now.transform.a else now.transform.b / before.transform.b
+    top, left = math.ceil(around.top / size), math.ceil(around.left / size)
+    bottom = max(now.height, math.floor(around.bottom / size))
+    right = max(now.width, math.floor(around.right / size))
+    return Window(top, left, bottom - top, right - left)
 
 
 def _mask_of(scene: Scene) -> PolygonIndex | None:

@@ -150,16 +150,18 @@ def _bounds_on(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
     return rows.min(), columns.min(), rows.max(), columns.max()
 
 
-def placed_on(part: Part, grid: Grid) -> Placed:
-    """Place a part on the grid: unchanged where its pixels are aligned with it, resampled otherwise."""
+def placed_on(part: Part, grid: Grid, around: Window) -> Placed:
+    """Place a part on the grid, and on what lies `around` it: unchanged where its pixels are aligned with it,
+    resampled otherwise.
+    """
     if part.grid.crs == grid.crs:
         own = ~grid.transform @ part.grid.transform  # pixels of the part -> pixels of the grid
         # The error at the far end of the part, in pixels: a pixel size 1e-6 off is 0.1 after 100,000 of them.
         drift = max(abs(own.a - 1), abs(own.b), abs(own.d), abs(own.e - 1)) * max(part.grid.shape)
         row, column = round(own.f), round(own.c)
         if drift < SAME_PIXEL and max(abs(own.f - row), abs(own.c - column)) < SAME_PIXEL:
-            return Placed(part, Window(row, column, *part.grid.shape) & grid.window, (row, column), None)
+            return Placed(part, Window(row, column, *part.grid.shape) & around, (row, column), None)
     top, left, bottom, right = _bounds_on(part.grid, grid)
     top, left = math.floor(top), math.floor(left)
-    place = Window(top, left, math.ceil(bottom) - top, math.ceil(right) - left) & grid.window
+    place = Window(top, left, math.ceil(bottom) - top, math.ceil(right) - left) & around
     return Placed(part, place, (place.top, place.left), grid.crop(place))

@@ -95,6 +95,13 @@ class Scene:
         return super().__new__(cls)
 
     @property
+    def around(self) -> Window:
+        """What can be read, in pixels of its grid: of a scene that is cropped to an area also the ground
+        beside it, which a network sees though none of it is valid.
+        """
+        return self.grid.window
+
+    @property
     def files(self) -> tuple[str, ...]:
         """All files that the scene is read from; empty where its pixels are in memory."""
         raise NotImplementedError
@@ -105,7 +112,8 @@ class Scene:
         raise NotImplementedError
 
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
-        """Read a window inside the grid, by default all of it; `bands` selects and orders bands by name.
+        """Read a window inside the grid, by default all of it, or inside of `around`; `bands` selects and
+        orders bands by name.
 
         Validity is that of the bands read: nodata in other bands does not count. Raises BadFile where the
         file is truncated or damaged, UnknownName for a band the scene does not have.

@@ -85,10 +85,10 @@ class Fader:
     def feed(self, tile: Tile, logits: Array | None, valid: np.ndarray) -> ScoredTile | None:
         """Take logits (K, h, w) and validity (h, w) of all that a tile sees; None where nothing is valid.
 
-        Returns what is now complete, the tile's `answers`; None where no pixel of it is valid.
+        Returns what is now complete, the tile's `answers`; None where no pixel of them is valid.
         """
         left, self._right = self._right, None
-        above = self._below.pop(tile.answers.left, None)
+        above = self._below.pop(tile.final.left, None)
         if logits is None:
             return None
         sums = self._weighted(tile, logits)
@@ -105,7 +105,7 @@ class Fader:
         return ScoredTile(tile.answers, complete, valid[inside])
 
     def _weighted(self, tile: Tile, logits: Array) -> Array:
-        core, seen, whole, fade = tile.core, tile.seen, self.plan.whole, self.plan.fade
+        core, seen, whole, fade = tile.core, tile.seen, self.plan.ground, self.plan.fade
         how = fade, library_of(logits), self.curve
         rows = ramp(_rows(core), _rows(seen), _rows(whole), *how)
         columns = ramp(_columns(core), _columns(seen), _columns(whole), *how)
@@ -115,13 +115,13 @@ class Fader:
 
     def _keep(self, tile: Tile, sums: Array) -> None:
         """Keep what tiles at the right and below will add to."""
-        core, seen, answers, fade = tile.core, tile.seen, tile.answers, self.plan.fade
-        if core.bottom < self.plan.whole.bottom:
-            window = Window(core.bottom - fade, answers.left, 2 * fade, answers.width) & seen
+        core, seen, final, fade = tile.core, tile.seen, tile.final, self.plan.fade
+        if core.bottom < self.plan.ground.bottom:
+            window = Window(core.bottom - fade, final.left, 2 * fade, final.width) & seen
             # A copy: a view would keep the sums of the whole tile in memory.
             kept = copied(sums[(slice(None), *window.inset_of(seen))])
-            self._below[answers.left] = _Strip((core.bottom, core.left), window, kept)
-        if core.right < self.plan.whole.right:
+            self._below[final.left] = _Strip((core.bottom, core.left), window, kept)
+        if core.right < self.plan.ground.right:
             window = Window(seen.top, core.right - fade, seen.height, 2 * fade) & seen
             kept = copied(sums[(slice(None), *window.inset_of(seen))])
             self._right = _Strip((core.top, core.right), window, kept)

@@ -76,7 +76,7 @@ def size_warning(scorer: Scorer, plan: TilePlan) -> str | None:
     one takes; None where they are neither.
     """
     only = image_side(scorer)
-    least = min(plan.core + 2 * plan.halo, *plan.whole.shape)
+    least = min(plan.core + 2 * plan.halo, *plan.ground.shape)
     again = "classes may differ from the checkpoint's. Export it for images of any size (--dynamic)"
     if only is not None and least < only:
         return f"tiles of {least} pixels are padded to the {only} that this exported model takes: {again}"
@@ -87,7 +87,7 @@ def size_warning(scorer: Scorer, plan: TilePlan) -> str | None:
             f"pixels that a class depends on to each side: tiles are blended, and {again}, or of {least} "
             "pixels and more (--size)"
         )
-    if not exact and only is not None and only != (usual := tile_side(scorer, max(plan.whole.shape))):
+    if not exact and only is not None and only != (usual := tile_side(scorer, max(plan.ground.shape))):
         return (
             f"the images of {only} pixels that this exported model takes are not the tiles of {usual} that "
             f"its checkpoint maps with: {again}, or of {usual} pixels (--size)"

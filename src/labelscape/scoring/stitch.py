@@ -60,20 +60,36 @@ def plan_for(
     only = image_side(scorer)
     # A small image has no room for halos of the reach: its tiles are blended.
     exact = exact and (only is None or only >= exact_side(scorer))
-    side = tile_size or only or (EXACT_TILE if exact else tile_side(scorer, max(scene.grid.shape)))
+    # A part of a scene is mapped as it would be in a map of all of it.
+    around = scene.around
+    side = tile_size or only or (EXACT_TILE if exact else tile_side(scorer, max(around.shape)))
     if overlap is None:
         # A halo as wide as the receptive field: each core pixel sees what it would see in the whole scene.
         overlap = scorer.reach if exact else usual_overlap(side, scorer.stride)
     blend = blend or ("crop" if exact else "hann")
-    plan = plan_tiles(scene.grid.window, tile_size=side, overlap=overlap, stride=scorer.stride, blend=blend)
+    if exact and overlap >= scorer.reach and scorer.protocol.tta == "none":
+        # However they are cut, its tiles give the same: they need not lie where those of all of it would.
+        # Not turned around: where the network's stride then begins depends on where a tile ends.
+        around = _within_reach(scene.grid.window, around, overlap, scorer.stride)
+    how = {"tile_size": side, "overlap": overlap, "stride": scorer.stride, "blend": blend}
+    plan = plan_tiles(scene.grid.window, **how, around=None if around == scene.grid.window else around)
     # The whole scene at once: nothing to blend, pad or batch.
-    if len(plan) == 1:
+    if plan.core >= max(plan.ground.shape):
         return plan
     seen = plan.core + 2 * plan.halo
     # Exact tiles may be cut at the scene's border; the others are all of one size where it is known which one
     # the network learned.
     fixed = only is not None or (not exact and learned_side(scorer) is not None)
     return replace(plan, side=seen if fixed else 0, batch=batch_of(scorer, seen))
+
+
+def _within_reach(whole: Window, around: Window, overlap: int, stride: int) -> Window:
+    """The part of `around` that pixels of `whole` depend on, from a whole number of strides on."""
+    top, left = (
+        first + max(0, (start - overlap - first) // stride * stride)
+        for start, first in ((whole.top, around.top), (whole.left, around.left))
+    )
+    return Window(top, left, whole.bottom + overlap - top, whole.right + overlap - left) & around
 
 
 def usual_overlap(side: int, stride: int) -> int:
@@ -101,9 +117,9 @@ def score_tiles(
         return
     for tile, logits, valid in _predicted(scorer, scene, plan, lambda tile: chosen(tile.answers)):
         # (K, h, w) of the seen window -> of its core: the halo has done its work.
-        inside = tile.core.inset_of(tile.seen)
+        inside = tile.answers.inset_of(tile.seen)
         if logits is not None and valid[inside].any():
-            yield ScoredTile(tile.core, logits[(slice(None), *inside)], valid[inside])
+            yield ScoredTile(tile.answers, logits[(slice(None), *inside)], valid[inside])
 
 
 Read = tuple[Tile, list[Array] | None, np.ndarray]
@@ -151,8 +167,8 @@ def _predicted(
 
 
 def tile_batches(plan: TilePlan) -> Iterator[list[Tile]]:
-    """Consecutive tiles, as many as are worked on at once."""
-    tiles = iter(plan)
+    """Consecutive tiles that are predicted, as many as are worked on at once."""
+    tiles = plan.with_neighbours()
     while batch := list(itertools.islice(tiles, plan.batch)):
         yield batch
 
@@ -245,4 +261,4 @@ def _contributing(plan: TilePlan, wanted: set[Window]) -> set[Tile]:
         for up in (0, plan.core)
         for back in (0, plan.core)
     }
-    return {tile for tile in plan if (tile.core.top, tile.core.left) in starts}
+    return {tile for tile in plan.with_neighbours() if (tile.core.top, tile.core.left) in starts}
