@@ -13,6 +13,7 @@ from processes import PATIENCE
 import labelscape.training.loop as loop
 from labelscape.training.recipe import make_recipe
 from labelscape.training.run import train
+from labelscape.training.team import told_of_precision
 
 PROGRAM = """
 import json, os, sys
@@ -20,6 +21,7 @@ import torch
 import labelscape.training.loop as loop
 from labelscape.training.recipe import make_recipe
 from labelscape.training.run import train
+from labelscape.training.team import told_of_precision
 
 real, seen = loop.build_network, set()
 
@@ -85,3 +87,13 @@ def test_the_layers_of_two_processes_work_in_bfloat16(fields, tmp_path):
     )
     assert run.returncode == 0, run.stderr.decode()[-3000:]
     assert [(tmp_path / "out" / f"dtypes{rank}").read_text() for rank in (0, 1)] == ["torch.bfloat16"] * 2
+
+
+def test_a_card_that_could_be_faster_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    cuda = torch.device("cuda")
+    (line,) = told_of_precision("32", cuda)
+    assert "tf32" in line and "bf16" in line
+    assert not told_of_precision("bf16", cuda) and not told_of_precision("32", torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert not told_of_precision("32", cuda)

@@ -47,7 +47,14 @@ from labelscape.training.recipe import Recipe
 from labelscape.training.setup import Task, build_network, make_tasks, net_options, seen_data, without_pixels
 from labelscape.training.state import FILES, Progress, load_state, save_state
 from labelscape.training.stopping import Stop
-from labelscape.training.team import deterministic, gather, machine_of, processes_here, together
+from labelscape.training.team import (
+    deterministic,
+    gather,
+    machine_of,
+    processes_here,
+    together,
+    told_of_precision,
+)
 from labelscape.training.val_picture import ValPicture
 
 Say = Callable[[str], None]
@@ -222,7 +229,7 @@ def run_phase(
     leader = leader or Leader(fabric, out)
     phase = Phase(recipe, dataset, blank, tasks, *set_up(net, recipe, fabric), fabric, leader, out, mate)
     say = say if leads else lambda text: None
-    for line in (*told_of_frozen(net, recipe), *told_of_rates(net, recipe)):
+    for line in _told(net, recipe, fabric):
         say(line)
     # Before the first crop: a file replaced from now on is noticed.
     watched = Watched.of((*dataset.files, *(mate.files if mate else ())))
@@ -298,6 +305,12 @@ def _resumed(
         stop.saved = saved()
         say(f"continuing from {state}, step {progress.step} of {recipe.steps}")
     return progress, keep
+
+
+def _told(net: Network, recipe: Recipe, fabric: Fabric) -> list[str]:
+    """What to know before the first step."""
+    of_precision = told_of_precision(recipe.precision, fabric.device)
+    return [*of_precision, *told_of_frozen(net, recipe), *told_of_rates(net, recipe)]
 
 
 def _final_weights(phase: Phase, progress: Progress, say: Say) -> dict:
