@@ -10,6 +10,7 @@ import labelscape.training.loop as loop
 from labelscape.checkpoint import load
 from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
+from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE
 from labelscape.training.crops import Drawing, _turned, index_crops
 from labelscape.training.losses import auto_weights, cross_entropy
@@ -202,3 +203,28 @@ def test_steps_find_the_memory_of_those_before(data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "update", lambda *given: (users.append(heap._users), real(*given))[1])
     train(make_recipe(data=data, network="fcn", **{**TINY, "steps": 2}), tmp_path / "a", score=False)
     assert users == [1, 1] and heap._users == 0
+
+
+@pytest.mark.parametrize("sampling", ["labelled", "balanced"])
+@pytest.mark.parametrize("crop", [16, 31, 64])
+def test_no_crop_misses_the_points_that_it_is_laid_around(tmp_path, sampling, crop):
+    """Single labelled pixels, up to the border of the scene; and a field, around which crops lie as ever."""
+    w = world.make(tmp_path, 300, 400, bands=3)
+    points = {(0, 0): 0, (299, 399): 1, (150, 70): 2, (151, 110): 0, (200, 333): 1, (64, 128): 1}
+    labels = np.full((300, 400), IGNORE, np.uint8)
+    for place, kind in points.items():
+        labels[place] = kind
+    path = world.write(tmp_path / "points.tif", labels, crs=w.crs, transform=w.transform)
+    recipe = make_recipe(
+        data={"images": [str(w.scene)], "labels": [str(path)], "holdout": 0.0},
+        network="fcn", batch=600, crop=crop, sampling=sampling,
+    )  # fmt: skip
+    rules = LabelRules(legend=world.LEGEND)
+    with open_dataset(w.scene, path, spec=rules, shares={"train": 1.0}) as dataset:
+        _, label = Drawing.of(recipe, index_crops(dataset), ((0.0, 1.0),) * 3).part(0, 0, 1)
+    held = (label != IGNORE).flatten(1)
+    assert held.any(1).all()
+    found = torch.bincount(label[label != IGNORE].long(), minlength=3).double()
+    if crop == 16:  # one point each: of the points alike, or of the classes
+        wanted = {"labelled": [2, 3, 1], "balanced": [2, 2, 2]}[sampling]
+        assert (found / 100 - torch.tensor(wanted)).abs().max() < 0.5
