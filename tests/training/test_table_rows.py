@@ -14,7 +14,7 @@ import pytest
 import world
 from processes import PATIENCE
 
-from labelscape.checkpoint import load
+from labelscape.checkpoint import load, save
 from labelscape.cli.table_print import print_results
 from labelscape.datasets.published.catalog import open_published
 from labelscape.datasets.published.isprs import BANDS as FOUR
@@ -216,6 +216,13 @@ def test_the_merged_row_merges_models_and_shares_the_baseline(tmp_path, monkeypa
     print_results("dfcnet-1", found, 1e-5, [], short=True)
     short = capsys.readouterr().out
     assert "second task road" in short and "iou/road" not in short
+    # A merged model of an earlier run, whose first model is gone, is not taken for one of this row's.
+    (place,) = (tmp_path / "out" / "dfcnet-1").glob("05-*/seed0")
+    (place / "scores.json").unlink(), (place / "dfcnet.safetensors").unlink()
+    older = load(place / "model2" / "dfcnet.safetensors")
+    save(replace(older, recipe={**older.recipe, "rate": 0.5}), place / "model2" / "dfcnet.safetensors")
+    with pytest.raises(BadFile, match=r"model2 holds this row with other settings \(rate\)"):
+        table()
 
 
 @pytest.mark.long

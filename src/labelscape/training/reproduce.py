@@ -288,11 +288,7 @@ def _stored(run: _Run, recipe: Recipe, place: Path, settings: Mapping[str, Any])
     elif target.exists():
         changed = differing(_recipe_in(target), _own(recipe))
     if changed and not run.overwrite:
-        shown = ", ".join(changed[:5])
-        raise BadFile(
-            f"{place} holds this row with other settings ({shown}). Give the same settings, another `out`, "
-            "or `overwrite=True` to make it again."
-        )
+        raise _of_other_settings(place, changed)
     if run.overwrite:
         # File by file: the folder may hold some that are not ours.
         for file in (*place.rglob("*.safetensors"), *place.rglob("*.csv"), finished):
@@ -309,6 +305,10 @@ def _train_once(run: _Run, recipe: Recipe, place: Path) -> None:
 
     def bring() -> bool:
         if target.exists():
+            # The first model's was looked at with the row's scores; those merged with it may be of an
+            # earlier run.
+            if changed := differing(_recipe_in(target), _own(recipe)):
+                raise _of_other_settings(place, changed)
             return True
         for phase in needed:
             _bring(phase, place, run.out, run.say)
@@ -319,6 +319,14 @@ def _train_once(run: _Run, recipe: Recipe, place: Path) -> None:
         with run.leader.naming_the_dead():
             # The score by the row's own protocol is taken later.
             train(recipe, place, say=run.say, score=False)
+
+
+def _of_other_settings(place: Path, changed: Sequence[str]) -> BadFile:
+    shown = ", ".join(changed[:5])
+    return BadFile(
+        f"{place} holds this row with other settings ({shown}). Give the same settings, another `out`, or "
+        "`overwrite=True` to make it again."
+    )
 
 
 def _bring(recipe: Recipe, place: Path, root: Path, say: Say) -> None:
