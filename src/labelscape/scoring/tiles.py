@@ -146,7 +146,7 @@ class TilePlan:
     def forward_share(self) -> float:
         """Pixels the network reads per pixel of the scene: the cost of the halos."""
         # Summed over tiles: those at the border see less.
-        return sum(tile.seen.pixels for tile in self) / self.whole.pixels
+        return sum(tile.seen.pixels for tile in self.with_neighbours()) / self.whole.pixels
 
 
 def _last_start(start: int, stop: int, side: int, stride: int) -> int:

@@ -407,18 +407,6 @@ def update(
     two tasks also of each task's own loss before its weight, (3,); the shares of all processes add up to the
     losses.
     """
-    with float32_in(recipe.precision, fabric.device):
-        return _update(net, optimizer, fabric, batch, recipe, tasks)
-
-
-def _update(
-    net: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    fabric: Fabric,
-    batch: Batch,
-    recipe: Recipe,
-    tasks: list[Task],
-) -> Tensor:
     weights = [task.weights.to(fabric.device) if task.weights is not None else None for task in tasks]
     # Each part is weighted by its share of the batch's labelled pixels: with equal weights, the gradient
     # would depend on how the batch is divided into parts and processes.
@@ -432,7 +420,8 @@ def _update(
         image = crops.to(fabric.device, memory_format=torch.channels_last)
         labels = [label.to(fabric.device) for _, label in part]
         # DDP exchanges gradients once, in the backward pass of the last part.
-        with fabric.no_backward_sync(net, enabled=number + 1 < len(batch)):
+        alone = fabric.no_backward_sync(net, enabled=number + 1 < len(batch))
+        with alone, float32_in(recipe.precision, fabric.device):
             # Autocast by name: Fabric redirects heads() only where DDP wraps the network, so that a single
             # process would train in 32 bits whatever the precision.
             with fabric.autocast():
