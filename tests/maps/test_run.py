@@ -19,10 +19,14 @@ from labelscape.evaluation.confusion import count
 from labelscape.evaluation.measure import evaluate
 from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE
+from labelscape.maps.journal import tile_key
+from labelscape.maps.plan import check
+from labelscape.maps.request import MapRequest
 from labelscape.maps.result import MapResult
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
-from labelscape.scenes.mosaic import MosaicScene
+from labelscape.scenes.array import ArrayScene
+from labelscape.scenes.mosaic import MosaicScene, open_scene
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.scorer import Scorer, predict
@@ -305,3 +309,73 @@ def test_an_area_reads_no_more_of_a_large_scene_than_its_tiles(tmp_path, monkeyp
     )
     # Of 5 x 13 tiles one answers, or it and its neighbours above and at the left.
     assert sum(window.shape == (160, 160) for window in set(seen)) <= 4
+
+
+@pytest.mark.parametrize(
+    ("network", "how"),
+    [
+        # Without overlap, or blended, tiles of a network of a small reach are not exact.
+        ("fcn", {"tile_size": 160, "blend": "none"}),
+        ("mlp", {"tile_size": 160, "blend": "none"}),
+        ("fcn", {"tile_size": 400, "blend": "hann"}),
+    ],
+)
+def test_the_map_of_an_area_is_that_piece_where_tiles_are_not_exact(tmp_path, network, how):
+    w = world.make(tmp_path, 400, 500)
+    model = world.tiny_checkpoint(network, like=w.scene, **({"hidden": 16} if network == "mlp" else {}))
+    rectangles = [(131, 207, 41, 67)]
+    path = area_of(w, tmp_path / "area.geojson", rectangles)
+    part = map_scene(model, w.scene, tmp_path / "part", area=path, **SHARED, **how)
+    whole = map_scene(model, w.scene, tmp_path / "whole", **SHARED, **how)
+    same_inside(part, whole, rectangles)
+
+
+@pytest.mark.parametrize("transform", [world.NORTH_UP, world.ROTATED])
+@pytest.mark.parametrize("pixel_size", [20, 23, 30])
+def test_an_area_of_a_finer_scene_is_that_piece_too(tmp_path, pixel_size, transform):
+    """Resampled to the model's pixels, which begin where those of the whole scene do."""
+    w = world.make(tmp_path, 301, 403, transform=transform)
+    model = world.tiny_checkpoint(like=w.scene)
+    model = replace(model, contract=replace(model.contract, pixel_size=pixel_size))
+    path = area_of(w, tmp_path / "area.geojson", [(131, 207, 41, 67), (29, 300, 33, 103)])
+    part = map_scene(model, w.scene, tmp_path / "part", area=path, **SHARED)
+    whole = map_scene(model, w.scene, tmp_path / "whole", **SHARED)
+    for kind in ("class", "confidence"):
+        with rasterio.open(part.paths[kind]) as file, rasterio.open(whole.paths[kind]) as full:
+            found, nodata = file.read(1), file.nodata
+            left, top = ~full.transform @ (file.transform.c, file.transform.f)
+            assert (left, top) == pytest.approx((round(left), round(top)), abs=1e-6)
+            wanted = full.read(1)[round(top) :, round(left) :][: file.height, : file.width]
+        mapped = found != nodata
+        assert mapped.sum() > 0.9 * (41 * 67 + 33 * 103) * (10 / pixel_size) ** 2
+        np.testing.assert_array_equal(found[mapped], wanted[mapped])
+
+
+def test_what_is_told_of_an_areas_cost_counts_all_that_the_network_sees(tmp_path):
+    """One tile of 160 pixels is as large for a small area, and those blended with it are predicted too."""
+    w = world.make(tmp_path, 400, 1200)
+    model = world.tiny_checkpoint(like=w.scene)
+    how = {"tile_size": 160, "overlap": 32, "blend": "hann", "timing": False, "device": "cpu"}
+    path = area_of(w, tmp_path / "area.geojson", [(180, 600, 20, 20)])
+    part, whole = check(model, w.scene, area=path, **how).plan, check(model, w.scene, **how).plan
+    assert part.tiles == 1
+    assert part.forward_share == pytest.approx(4 * 160**2 / 20**2)
+    # The last tile leaves less in memory than many do.
+    assert part.ram > 0.5 * whole.ram
+
+
+def test_a_scene_in_memory_that_changed_beside_its_area_is_not_resumed(tmp_path):
+    """The network sees what lies around the area: it is part of what a begun map is of."""
+    w = world.make(tmp_path, 200, 300)
+    model = world.tiny_checkpoint(like=w.scene)
+    path = area_of(w, tmp_path / "area.geojson", [(83, 101, 41, 67)])
+    request, scorer = MapRequest(area=path), Scorer.of(model, device="cpu")
+
+    def key(pixels: np.ndarray) -> dict:
+        with open_scene(ArrayScene(pixels, w.transform, w.crs), area=path) as scene:
+            return tile_key(request, [model], scene, plan_for(scorer, scene), "cpu")
+
+    changed = w.pixels.copy()
+    changed[:, 70, 120] += 100
+    assert key(w.pixels) == key(w.pixels.copy())
+    assert key(w.pixels) != key(changed)

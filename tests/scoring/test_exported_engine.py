@@ -319,6 +319,19 @@ def test_a_scene_smaller_than_the_images_of_a_model_is_said_to_be_padded(fcn, fo
     assert check(fcn, scene, timing=False, device="cpu").warnings == ()
 
 
+def test_an_area_of_a_scene_is_not_said_to_be_padded(fcn, folder, scene, tmp_path):
+    """What the network sees lies around it, in tiles of the whole scene."""
+    exported, area = export_model(fcn, folder / "of_area.onnx", size=384).path, tmp_path / "area.geojson"
+    with rasterio.open(scene) as file:
+        x, y = file.transform @ (200, 210)
+        ring = [[x, y], [x + 80, y], [x + 80, y - 80], [x, y - 80], [x, y]]
+        crs = {"type": "name", "properties": {"name": str(file.crs)}}
+    polygon = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    area.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [polygon]}))
+    found = check(exported, scene, area=area, timing=False, device="cpu")
+    assert found.warnings == () and found.plan.tiles <= 4
+
+
 def test_images_too_small_for_what_a_class_depends_on_are_said_to_be_blended(fcn, folder, scene):
     exported = export_model(fcn, folder / "tiny.onnx", size=64, overwrite=True).path
     (line,) = check(exported, scene, timing=False, device="cpu").warnings

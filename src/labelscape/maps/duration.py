@@ -121,7 +121,7 @@ def _timed_tile(
     quick = block.pixels[:, :QUICK, :QUICK], block.valid[:QUICK, :QUICK]
     timed(*quick, 1)  # the first call also allocates and compiles
     preparing, network, logits = timed(*quick, 1)
-    tile, reading = _around(looked.best, tiles, scene), looked.reading
+    tile, reading = _around(looked.best, tiles), looked.reading
     if network * tile.pixels * tiles.batch < LONGEST:
         start = time.monotonic()
         whole = scene.read(tile, bands)
@@ -137,12 +137,19 @@ def _timed_tile(
     return reading + preparing, network, ScoredTile(Window(0, 0, *valid.shape), logits, valid)
 
 
-def _around(block: Window, tiles: TilePlan, scene: Scene) -> Window:
-    """A window as large as what a tile sees, within the scene where it fits, around a block."""
-    sides = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
+def _around(block: Window, tiles: TilePlan) -> Window:
+    """A window as large as what a tile sees, within what can be seen where it fits, around a block."""
+    ground = tiles.ground
+    sides = [min(tiles.core + 2 * tiles.halo, length) for length in ground.shape]
     top, left = (
-        min(max(0, first + size // 2 - side // 2), length - side)
-        for first, size, side, length in zip((block.top, block.left), block.shape, sides, scene.grid.shape)
+        min(max(least, first + size // 2 - side // 2), most - side)
+        for first, size, side, least, most in zip(
+            (block.top, block.left),
+            block.shape,
+            sides,
+            (ground.top, ground.left),
+            (ground.bottom, ground.right),
+        )
     )
     return Window(top, left, *sides)
 

@@ -62,6 +62,8 @@ def tile_key(
     """
     grid = scene.grid
     watched = watched or Watched.of(files_of_map(request, scene))
+    # Of a part of a scene the network sees what lies around it too.
+    seen = None if plan.around is None else (tile.seen for tile in plan.with_neighbours())
     return {
         **request.model_dump(mode="json", include=set(request.fields_that(Affects.TILES)) - RESOLVED),
         # Another version may compute other values: its tiles are not mixed with these.
@@ -73,7 +75,7 @@ def tile_key(
         # Tiles blended by another ramp would not add up with these.
         "ramp": HANN.name if plan.fade else None,
         # A scene in memory has no file time: only its pixels show whether it is the same.
-        "files": watched.named() + ([["pixels", scene.digest()]] if scene.in_memory else []),
+        "files": watched.named() + ([["pixels", scene.digest(seen)]] if scene.in_memory else []),
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
         # Which part of a scene is mapped decides where its tiles begin.
         **(

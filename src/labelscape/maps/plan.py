@@ -226,7 +226,7 @@ def cost(
     """What a plan of tiles costs with this network on this device, written as these rasters; it takes so
     many `minutes`.
     """
-    side = [min(tiles.core + 2 * tiles.halo, length) for length in scene.grid.shape]
+    side = [min(tiles.core + 2 * tiles.halo, length) for length in tiles.ground.shape]
     pixels, classes, bands = (side[0] * side[1] * tiles.batch, scorer.classes, len(scorer.checkpoint.bands))
     # `side` is cut to the scene: a scene smaller than a tile needs less.
     network = scoring_bytes(scorer, *side, tiles.batch) + extra_bytes(scorer, tiles, request.engine)

@@ -22,7 +22,7 @@ from labelscape.grid import Grid, Window, check_window
 from labelscape.scenes.files import Files, Source, stack_files
 from labelscape.scenes.given import scene_given
 from labelscape.scenes.memory import HeldScene, read_whole
-from labelscape.scenes.placing import file_part, is_stack, mosaic_grid, placed_on, resized
+from labelscape.scenes.placing import SAME_PIXEL, file_part, is_stack, mosaic_grid, placed_on, resized
 from labelscape.scenes.polygons import PolygonIndex, read_area
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.sampling import sampled
@@ -146,9 +146,7 @@ def _described(
 def _cut_and_resized(found: _Parts, area: str | Path | None, pixel_size: float | None) -> MosaicScene:
     grid, mask, around = found.grid, found.mask, found.around
     if pixel_size is not None:
-        before = grid
-        grid = resized(grid, pixel_size, found.name)
-        around = around and _resized(around, before, grid)
+        grid, around = _resized(grid, around or grid.window, pixel_size, found.name)
         # The polygons stay exact; only the pixels they are burned into are others.
         mask = mask and mask.on(grid)
     if area is not None:
@@ -305,9 +303,10 @@ def seen_as(scene: Scene, *, pixel_size: float | None = None, units: Units | Non
     """Resample an opened scene to pixels of `pixel_size` metres, or convert it to other units (scale,
     offset). The result has file handles of its own and is closed like any other scene.
     """
-    grid = scene.grid if pixel_size is None else resized(scene.grid, pixel_size, scene.name)
+    grid, around = scene.grid, scene.around
+    if pixel_size is not None:
+        grid, around = _resized(grid, around, pixel_size, scene.name)
     mask = _mask_of(scene)
-    around = scene.around if grid.shape == scene.grid.shape else _resized(scene.around, scene.grid, grid)
     return MosaicScene(scene.source, scene.name, grid, scene.parts, mask and mask.on(grid), units, around)
 
 
@@ -317,15 +316,22 @@ def _seen_from(grid: Grid, whole: Grid) -> Window:
     return Window(round(top), round(left), *whole.shape)
 
 
-def _resized(around: Window, before: Grid, now: Grid) -> Window:
-    """The pixels of one grid that lie within a window of another with the same corner. Of pixels at its edge
-    a part may be missing: the grid's own border counts as it is.
+def _resized(grid: Grid, around: Window, pixel_size: float, name: str) -> tuple[Grid, Window]:
+    """A grid and what can be read around it in pixels of `pixel_size` metres: those that all that can be read
+    has at this size, so that a part is resampled as it is within the whole.
     """
-    size = now.transform.a / before.transform.a if now.transform.a else now.transform.b / before.transform.b
-    top, left = math.ceil(around.top / size), math.ceil(around.left / size)
-    bottom = max(now.height, math.floor(around.bottom / size))
-    right = max(now.width, math.floor(around.right / size))
-    return Window(top, left, bottom - top, right - left)
+    before = grid.crop(around)
+    whole = resized(before, pixel_size, name)
+    if whole is before:
+        return grid, around
+    # Both begin at the same corner. A scale alone, whichever way the grid is turned.
+    scale = ~before.transform @ whole.transform
+    times = math.hypot(scale.a, scale.d)
+    top, left = (math.floor(-start / times + SAME_PIXEL) for start in (around.top, around.left))
+    bottom = math.ceil((grid.height - around.top) / times - SAME_PIXEL)
+    right = math.ceil((grid.width - around.left) / times - SAME_PIXEL)
+    part = Window(top, left, max(1, bottom - top), max(1, right - left)) & whole.window
+    return whole.crop(part), Window(-part.top, -part.left, *whole.shape)
 
 
 def _mask_of(scene: Scene) -> PolygonIndex | None:

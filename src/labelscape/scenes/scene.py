@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -174,15 +174,16 @@ class Scene:
         """Bytes of all pixels in memory."""
         return self.grid.window.pixels * len(self.bands) * self.dtype.itemsize
 
-    def digest(self) -> str:
-        """SHA-256 of all pixels and their validity. Reads the whole scene.
+    def digest(self, windows: Iterable[Window] | None = None) -> str:
+        """SHA-256 of all pixels and their validity, or of those in `windows`, which may lie in `around`: it
+        reads all of them.
 
         A scene in memory has no path or date: only its pixels show that an interrupted map may be resumed.
         """
         found = hashlib.sha256()
         # The order of the blocks is part of the digest: with another BLOCK no interrupted map would be
         # resumed.
-        for window in self.grid.window.blocks(BLOCK):
+        for window in self.grid.window.blocks(BLOCK) if windows is None else windows:
             patch = self.read(window)
             found.update(np.ascontiguousarray(patch.pixels).tobytes() + patch.valid.tobytes())
         return found.hexdigest()

@@ -67,9 +67,16 @@ def plan_for(
         # A halo as wide as the receptive field: each core pixel sees what it would see in the whole scene.
         overlap = scorer.reach if exact else usual_overlap(side, scorer.stride)
     blend = blend or ("crop" if exact else "hann")
-    if exact and overlap >= scorer.reach and scorer.protocol.tta == "none":
+    if (
+        exact
+        and blend == "crop"
+        and overlap >= scorer.reach
+        and only is None
+        and scorer.protocol.tta == "none"
+    ):
         # However they are cut, its tiles give the same: they need not lie where those of all of it would.
-        # Not turned around: where the network's stride then begins depends on where a tile ends.
+        # Not blended: within a fade a tile sees less than the reach. Not turned around: where the network's
+        # stride then begins depends on where a tile ends. Images of one size alone would be padded.
         around = _within_reach(scene.grid.window, around, overlap, scorer.stride)
     how = {"tile_size": side, "overlap": overlap, "stride": scorer.stride, "blend": blend}
     plan = plan_tiles(scene.grid.window, **how, around=None if around == scene.grid.window else around)
