@@ -161,7 +161,7 @@ def test_a_folder_of_several_checkpoints_lists_them(tmp_path, run_cli):
     (tmp_path / "run" / "mine.xyz").write_text("?")
     (tmp_path / "run" / ".hidden").write_text("?")
     found = info(tmp_path / "run")
-    assert found.kind == "folder" and rows(found)["holds"] == "2 checkpoint, 1 table, 1 unknown"
+    assert found.kind == "folder" and rows(found)["holds"] == "checkpoint (2), table, unknown"
     assert [e["name"] for e in found.facts["entries"]] == [
         "a.csv",
         "a.safetensors",

@@ -104,6 +104,8 @@ LIMITS = {
     "literal_error": ("one of {}", "expected"),
     "too_long": ("a list of no more than {} values", "max_length"),
     "too_short": ("a list of no fewer than {} values", "min_length"),
+    # The one pattern of a recipe is that of names: an expression would say less.
+    "string_pattern_mismatch": ("one word of letters, digits and hyphens", "pattern"),
 }
 KINDS = {
     "int": "a whole number",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import world
 
-from labelscape.errors import UnknownName
+from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.tables import TABLES
 from labelscape.training import papers, reproduce, table_rows
 from labelscape.training.data import open_recipe_data
@@ -128,6 +128,17 @@ def test_a_smaller_budget_shortens_every_schedule_alike():
     assert "hidden" not in small.options
     maggiori = table_rows.scaled(papers.maggiori_vaihingen(DATA).recipe, 0.1, {})
     assert (maggiori.base_steps, maggiori.steps, maggiori.tenth_every) == (4_500, 3_000, 1_000)
+
+
+def test_fewer_steps_shorten_a_schedule_as_a_budget_does():
+    """Else the rate would not fall at all, and the base network be trained for the paper's 45,000 steps."""
+    whole = papers.maggiori_vaihingen(DATA).recipe
+    asked = table_rows.scaled(whole, 1.0, {"steps": 3_000})
+    assert asked == table_rows.scaled(whole, 0.1, {}) == table_rows.scaled(whole, 0.01, {"steps": 3_000})
+    own = table_rows.scaled(whole, 1.0, {"steps": 3_000, "base_steps": 7, "tenth_every": 50})
+    assert (own.base_steps, own.tenth_every) == (7, 50)
+    with pytest.raises(BadOption, match="`steps=abc` must be a whole number|`steps='abc'` must be a whole"):
+        table_rows.scaled(whole, 1.0, {"steps": "abc"})
 
 
 @pytest.fixture

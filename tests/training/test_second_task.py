@@ -286,6 +286,8 @@ def test_mistakes_in_the_second_tasks_data_are_told_by_its_own_options(both, tmp
     assert " --threshold" not in err and " --classes" not in err
     code, _, err = run_cli(*land, "--mate-threshold", 128)
     assert code == 2 and "--mate-threshold" in err and "--mate." in err
+    code, _, err = run_cli(*land, "--mate", scenes.roads.scene, "--mate-name", "main road")
+    assert code == 2 and "--mate-name main road must be one word of letters, digits and hyphens" in err
 
 
 def test_the_command_line_trains_both_and_prints_both(both, tmp_path, run_cli):

@@ -308,6 +308,8 @@ def test_all_that_is_wrong_is_said_at_once(settings, tmp_path, run_cli):
     for text in ("rate", "=1:2", "rate="):
         code, _, err = run_cli(*words, text)
         assert code == 2 and f"--over {text!r} must read NAME=LOW:HIGH" in err
+    # No name is near it.
+    assert "--score sharp must be one of mean_iou" in run_cli(*words[:-1], "--score", "sharp")[2]
 
 
 def test_a_search_of_other_settings_is_not_continued(settings, tmp_path, quick):

@@ -28,6 +28,9 @@ def test_the_page_works_by_mouse_and_by_keyboard(address):
         page.wait_for_selector("#map .leaflet-tile-loaded")
         # Text from files is text.
         assert viewed.HOSTILE in page.inner_text("#legend") and not page.query_selector("#panel img")
+        # Differences of two maps are gone through; nothing is answered or drawn, and no key for it listed.
+        keys = page.locator("#keys dd").all_text_contents()
+        assert "go on, or pan" in keys and not {"answer", "draw, undo"} & set(keys)
         page.mouse.move(500, 450)
         page.wait_for_selector("#point th")
         told = page.inner_text("#point")
@@ -188,6 +191,8 @@ def test_controls_of_what_a_map_lacks_are_not_there(tmp_path):
         page.wait_for_selector(READY)
         for one in ("#imagery", "#ramp", "#outlines-row", "#show-class-row", "#how-row", "#judge"):
             assert page.is_hidden(one), one
+        keys = page.locator("#keys dd").all_text_contents()
+        assert {"pan", "draw, undo"} <= set(keys) and "answer" not in keys
         assert [one.inner_text() for one in page.query_selector_all("#show option")] == [
             "Classes",
             "Imagery only",
@@ -213,6 +218,7 @@ def test_areas_are_judged_by_keyboard_alone(tmp_path):
     shown = find(folder, judge=folder / "review.gpkg")
     with viewed.server(shown, edit=True) as home, browser.opened(home, 1600) as page:
         page.wait_for_selector(READY)
+        assert {"answer", "go on, or pan"} <= set(page.locator("#keys dd").all_text_contents())
         first = page.inner_text("#judge-place")
         page.focus("#map")
         page.keyboard.press("3")

@@ -472,7 +472,7 @@ SETTINGS = (
     "column confidence top below corrections by_name crs each like method pixel_size workers cluster "
     "grain block_timeout journal other over pixel windows trials hours pruner train_best to dtype dynamic "
     "opset normalise force license private level replicates tolerance freeze encoder_factor independent "
-    "port band base_rate layer_decay map_size map_steps"
+    "port band base_rate layer_decay map_size map_steps score"
 )
 """Settings of the library that are options of verbs, under the same names, separated by blanks."""
 

@@ -92,7 +92,7 @@ def _listed(path: Path, files: list[Path], why: str) -> Info:
     ]
     counts = Counter(row["kind"] for row in facts)
     card: dict[str, Any] = {"folder": str(path)}
-    card["holds"] = ", ".join(f"{n} {kind}" for kind, n in counts.most_common())
+    card["holds"] = ", ".join(kind if n == 1 else f"{kind} ({n})" for kind, n in counts.most_common())
     size = sum(file.stat().st_size for file in files if file.is_file())
     card["size"] = size_text(size)
     card["not one scene"] = why

@@ -116,7 +116,11 @@ def chosen_rows(name: str, rows: Sequence[int] | None) -> dict[int, Row]:
 
 
 def scaled(recipe: Recipe, budget: float, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with its schedule `budget` times as long: all its numbers of steps are scaled alike."""
+    """The recipe with its schedule `budget` times as long, or as long as the steps in `changes`: all its
+    numbers of steps are scaled alike.
+    """
+    if isinstance(steps := changes.get("steps"), int):  # else the recipe says what is wrong with it
+        budget = steps / recipe.steps
 
     def shrunk(steps: int) -> int:
         return max(LEAST_STEPS, round(steps * budget)) if steps else 0
@@ -128,8 +132,6 @@ def scaled(recipe: Recipe, budget: float, changes: Mapping[str, Any]) -> Recipe:
         # Not below one step, after which the rate would be gone.
         "tenth_every": max(1.0, recipe.tenth_every * budget),
     }
-    if "steps" in changes:  # the warm-up stays the same share of the run
-        lengths["warmup"] = round(recipe.warmup * changes["steps"] / recipe.steps)
     changes = dict(changes)
     if recipe.base_batch and "batch" in changes:  # the base network is another row's, which has that batch
         changes.setdefault("base_batch", changes["batch"])

@@ -18,8 +18,10 @@ const PRESETS = [
   ["False colour (near infrared)", [["nir", "red", "green"], ["B08", "B04", "B03"], ["B8", "B4", "B3"]]],
 ];
 
-const KEYS = [
-  ["+ −", "zoom"], ["arrows", "pan, or go on when judging"], ["1 to 9", "answer"], ["d z", "draw, undo"], ["Enter", "read the centre"], ["0", "whole map"], ["c", "classes"],
+/** Those of judging and of correcting only where the page does either. @param {import("./api.js").MapFacts} facts */
+const keysOf = (facts) => [
+  ["+ −", "zoom"], ["arrows", facts.judge ? "go on, or pan" : "pan"], ...(["review", "sample"].includes(facts.judge?.kind ?? "") ? [["1 to 9", "answer"]] : []), ...(facts.correct ? [["d z", "draw, undo"]] : []),
+  ["Enter", "read the centre"], ["0", "whole map"], ["c", "classes"],
   ["f", "confidence"], ["i o", "imagery, polygons on or off"], ["[ ]", "opacity"], ["p", "save as PNG"], ["s", "compare on or off"], [", .", "move the swipe line"],
 ];
 
@@ -193,7 +195,7 @@ async function start() {
   const size = facts.metres === null ? "no coordinates" : `${Number(facts.metres.toPrecision(3))} m pixels, ${facts.crs}`;
   byId("facts").textContent = `${facts.width.toLocaleString("en")} × ${facts.height.toLocaleString("en")}, ${size}`;
   facts.notes.forEach(note);
-  byId("keys").append(...KEYS.flatMap(([key, text]) => [make("dt", { text: key }), make("dd", { text })]));
+  byId("keys").append(...keysOf(facts).flatMap(([key, text]) => [make("dt", { text: key }), make("dd", { text })]));
   const options = facts.layers.map((layer) => /** @type {[string, string]} */ ([layer.key, layer.title]));
   fill(byId("show"), [...options.filter(([key]) => key !== "scene"), ["none", "Imagery only"]], state.show);
   fill(byId("beside"), [["", "nothing"], ...options], state.beside);
