@@ -22,6 +22,7 @@ from labelscape.assessment.sample import sample
 from labelscape.cli import main
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.evaluation.accuracy import estimate_areas
+from labelscape.legend import Legend
 
 SHAPE = 120, 150
 
@@ -176,6 +177,36 @@ def test_unanswered_points_are_counted_and_left_out(made):
     found = assess(raster, points)
     assert (found.unanswered, found.estimates.points) == (30, 270)
     assert "30 of 300 points have no answer" in found.notes[0] and "biased" in found.notes[0]
+
+
+def test_classes_that_are_called_by_numbers(tmp_path):
+    """Of a column of crop codes 1, 2 and 5 the classes are called so, and have the values 0, 1 and 2: the
+    form stores these, and none of them is a name.
+    """
+    values = world.paint(*SHAPE)
+    raster = samples.class_map(tmp_path / "m.tif", values, legend=Legend.of_names(["1", "2", "5"]))
+    sample(raster, tmp_path / "s.gpkg", size=150, floor=10)
+    points = samples.answer(tmp_path / "s.gpkg", values)
+    found = assess(raster, points)
+    assert found.estimates.oa == 1
+    assert "0 is the class 1, 1 is the class 2, 2 is the class 5" in found.notes[0]
+    # Text does not say which of both it is.
+    samples.edit(points, "ALTER TABLE points ADD COLUMN words TEXT")
+    samples.edit(points, "UPDATE points SET words = reference")
+    refused("may be the names of classes, or the values of others", raster, points, column="words")
+
+
+def test_names_that_differ_in_case_alone_are_two_classes(tmp_path):
+    values = world.paint(*SHAPE)
+    raster = samples.class_map(tmp_path / "m.tif", values, legend=Legend.of_names(["Forest", "forest", "c"]))
+    sample(raster, tmp_path / "s.gpkg", size=150, floor=10)
+    points = samples.answer(tmp_path / "s.gpkg", values)
+    samples.edit(points, "ALTER TABLE points ADD COLUMN name TEXT")
+    names = [(name, value) for value, name in enumerate(("Forest", "forest", "C"))]
+    samples.edit(points, "UPDATE points SET name = ? WHERE reference = ?", names)
+    assert assess(raster, points, column="name").estimates.oa == 1
+    samples.edit(points, "UPDATE points SET name = 'FOREST' WHERE reference = 1")
+    refused("the answers FOREST .*are no class", raster, points, column="name")
 
 
 def test_answers_may_be_names(made, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,30 +126,43 @@ def _not_drawn(what: str, path: str | Path) -> str:
 
 
 def _indices(path: str | Path, answers: np.ndarray, legend: Legend, column: str) -> np.ndarray:
-    """Class indices of answers, which are class values or names."""
-    by_name = {name.casefold(): index for index, name in enumerate(legend.names)}
+    """Class indices of answers: of a column of numbers, which the form of a sample fills in, class values;
+    of a column of text names, or values.
+    """
     by_value = {value: index for index, value in enumerate(legend.values)}
-    found, unknown = np.full(len(answers), UNANSWERED), []
+    names = () if np.ma.getdata(answers).dtype.kind in "iuf" else legend.names
+    # In any case, but where another class has the name in another case.
+    folded = Counter(name.casefold() for name in names)
+    by_name = {name.casefold(): index for index, name in enumerate(names) if folded[name.casefold()] == 1}
+    exact = {name: index for index, name in enumerate(names)}
+    found, unknown, doubtful = np.full(len(answers), UNANSWERED), [], []
     for place, answer in enumerate(np.ma.asarray(answers).tolist()):
         # answer != answer: NaN, as formats without NULL hold an empty number.
         text = "" if answer is None or answer != answer else str(answer).strip()
         if not text:
             continue
-        index = by_name.get(text.casefold())
-        if index is None:
-            try:
-                # float: QGIS and CSV give 3 as 3, 3.0 or "3".
-                index = by_value.get(float(text))
-            except ValueError:
-                index = None
+        named = exact.get(text, by_name.get(text.casefold()))
+        try:
+            # float: QGIS and CSV give 3 as 3, 3.0 or "3".
+            index = by_value.get(float(text), named)
+        except ValueError:
+            index = named
         if index is None:
             unknown.append(text)
+        elif named not in (None, index):
+            doubtful.append(text)
         else:
             found[place] = index
+    known = ", ".join(f"{c.value} {c.name}" for c in legend.classes)
     if unknown:
-        known = ", ".join(f"{c.value} {c.name}" for c in legend.classes)
         raise BadInput(
             f"{path}: the answers {some(dict.fromkeys(unknown), 5)} in the column {column} are no class of "
             f"the map (known: {known}). Correct them; leave points empty that cannot be interpreted."
+        )
+    if doubtful:
+        raise BadInput(
+            f"{path}: the answers {some(dict.fromkeys(doubtful), 5)} in the column of text {column} may be "
+            f"the names of classes, or the values of others (known: {known}). Write the values into a column "
+            "of whole numbers, as `sample` makes it, and name it with `column`."
         )
     return found

@@ -239,6 +239,11 @@ def _notes(design: Design, answers: Answers, made: MadeBy, independent: bool) ->
         if missing > MANY_UNANSWERED * len(design):
             text += ": if they are of other classes than the rest of their stratum, estimates are biased"
         notes.append(f"{text}.")
+    classes = design.legend.classes
+    # Who types the codes that classes are called by answers other classes, without a word.
+    if {one.name for one in classes if one.name != str(one.value)} & {str(one.value) for one in classes}:
+        called = ", ".join(f"{one.value} is the class {one.name}" for one in classes)
+        notes.append(f"Answers that are numbers are class values, as the form stores them: {called}.")
     return (*notes, *label_notes(design, answers, made, independent))
 
 
