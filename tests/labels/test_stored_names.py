@@ -1,5 +1,6 @@
 """Names that are stored with label rasters become the classes of training."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -93,6 +94,30 @@ def test_labels_whose_names_exchange_a_models_classes_are_refused(tmp_path):
     labels = open_labels(path, grid, LabelRules(legend=world.LEGEND, classes=classes))
     np.testing.assert_array_equal(labels.read(), np.array([2, 0, 1])[w.classes])
     labels.close()
+
+
+def test_codes_that_are_names_of_some_classes_and_values_of_others_are_refused(tmp_path):
+    """Of polygons with the crop codes 1, 2 and 5 classes are called so, and have the values 0, 1 and 2: in a
+    raster without names a 1 may be either.
+    """
+    w = world.make(tmp_path, 64, 64)
+    model = Legend.of_names(["1", "2", "5"])
+    with rasterio.open(w.scene) as file:
+        from labelscape.scenes.georeference import grid_of
+
+        grid = grid_of(file)
+    path = world.label_raster(w, tmp_path / "codes.tif", values=(1, 2, 5))
+    with pytest.raises(BadInput, match="whether its value 1 is the class '1', or '2'") as told:
+        open_labels(path, grid, LabelRules(legend=model))
+    assert "`classes={'1': 1, '2': 2, '5': 5}`, or `classes={'1': 0, '2': 1, '5': 2}`" in str(told.value)
+    rules = LabelRules(legend=model, classes={"1": 1, "2": 2, "5": 5})
+    with contextlib.closing(open_labels(path, grid, rules)) as labels:
+        np.testing.assert_array_equal(labels.read(), w.classes)
+    # A map of the model says it.
+    with MapWriter(tmp_path / "map.tif", grid, 1, IGNORE, legend=model) as writer:
+        writer.write(grid.window, w.classes.astype(np.uint8))
+    with contextlib.closing(open_labels(tmp_path / "map.tif", grid, LabelRules(legend=model))) as labels:
+        np.testing.assert_array_equal(labels.read(), w.classes)
 
 
 def test_the_data_check_names_them_too(tmp_path):

@@ -128,7 +128,8 @@ def _hidden(labels: RasterLabels, table: ClassTable) -> list[str]:
 
 def _check_names(dataset: rasterio.DatasetReader, rules: LabelRules, table: ClassTable) -> None:
     """Raises BadInput where the file's own names give the classes other values than a model's legend, or
-    other files: it would be read with its classes exchanged.
+    other files: it would be read with its classes exchanged. So it might be where it names none, and classes
+    are called by numbers (crop codes) which as values are other classes.
     """
     # Classes that the user names are meant so, whatever the file says.
     if rules.classes or rules.merge or rules.threshold is not None:
@@ -142,6 +143,15 @@ def _check_names(dataset: rasterio.DatasetReader, rules: LabelRules, table: Clas
                 f"{dataset.name} calls the value {value} {name!r}, which elsewhere is "
                 f"{legend.names[index]!r}: its classes have other values. Name them as they are in this "
                 f"file: `classes={own}`."
+            )
+        if not name and str(value) in legend.names and index not in (IGNORE, legend.index(str(value))):
+            codes = {
+                one: int(one) if one.isdecimal() else own for one, own in zip(legend.names, legend.values)
+            }
+            raise BadInput(
+                f"{dataset.name} does not say whether its value {value} is the class {str(value)!r}, or "
+                f"{legend.names[index]!r}, which has this value in maps. Say it: `classes={codes}`, or "
+                f"`classes={dict(zip(legend.names, legend.values))}`."
             )
 
 
