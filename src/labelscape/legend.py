@@ -151,6 +151,12 @@ class Legend:
             raise UnknownName("class", name, self.names)
         return self.names.index(name)
 
+    def code_of_another(self, value: int) -> str | None:
+        """The class that is called by this value (crop codes) and has another one; None where there is none.
+        Of a raster without names the value may mean either class.
+        """
+        return next((c.name for c in self.classes if c.name == str(value) and c.value != value), None)
+
     def encode(
         self,
         values: np.ndarray,

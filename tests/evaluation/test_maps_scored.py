@@ -8,7 +8,7 @@ import rasterio
 import world
 
 import labelscape as ls
-from labelscape.errors import BadOption, UnknownName
+from labelscape.errors import BadInput, BadOption, UnknownName
 from labelscape.evaluation.counts import Evaluation
 
 QUICK = {"device": "cpu", "show": False}
@@ -55,6 +55,19 @@ def test_values_of_a_map_without_names_are_those_of_named_labels(tmp_path):
     assert (
         np.trace(found.confusion.counts) == (mapped == truth).sum() < found.confusion.labelled == truth.size
     )
+
+
+def test_values_without_names_that_are_names_of_other_classes_are_refused(tmp_path):
+    """Labels of crop codes 1, 2 and 5 have the values 0, 1 and 2: in a map of other software a 1 may be
+    either.
+    """
+    truth = world.paint(40, 60)
+    labels = world.write(tmp_path / "labels.tif", truth)
+    rules = {"classes": {"1": 0, "2": 1, "5": 2}}
+    for values in ((1, 2, 2), (0, 1, 2)):
+        mine = world.write(tmp_path / "map.tif", np.array(values, np.uint8)[truth])
+        with pytest.raises(BadInput, match="its value 1 may be the class '1', or '2', which has the value 1"):
+            ls.evaluate(mine, labels=str(labels), spec=rules, show=False)
 
 
 def test_maps_without_labels_and_with_other_classes_are_refused(made, tmp_path):

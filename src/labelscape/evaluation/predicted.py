@@ -93,7 +93,14 @@ def map_classes(path: Path | str, scene: LabelledScene, legend: Legend) -> tuple
     own, _ = legend_of(path)
     # Maps of other software have values without names: the values of the labels are then meant.
     if all(name == f"class {value}" for name, value in zip(own.names, own.values)):
-        own = legend if set(own.values) <= set(legend.values) else own
+        values = set(own.values)
+        own = legend if values <= set(legend.values) else own
+        if own is legend and (codes := [v for v in sorted(values) if legend.code_of_another(v)]):
+            raise BadInput(
+                f"{path} names no classes: its value {codes[0]} may be the class '{codes[0]}', or "
+                f"{legend.names[legend.values.index(codes[0])]!r}, which has the value {codes[0]} in the "
+                "labels. Store the names of its classes with it (a raster attribute table, as QGIS makes it)."
+            )
     indices_by_name(own, legend, Path(path).name)
     rules = LabelRules(legend=legend, classes=dict(zip(own.names, own.values)))
     labels = open_labels(path, scene.scene.grid, rules, scene_name=scene.name)

@@ -144,7 +144,7 @@ def _check_names(dataset: rasterio.DatasetReader, rules: LabelRules, table: Clas
                 f"{legend.names[index]!r}: its classes have other values. Name them as they are in this "
                 f"file: `classes={own}`."
             )
-        if not name and str(value) in legend.names and index not in (IGNORE, legend.index(str(value))):
+        if not name and index != IGNORE and legend.code_of_another(value):
             codes = {
                 one: int(one) if one.isdecimal() else own for one, own in zip(legend.names, legend.values)
             }
