@@ -13,6 +13,7 @@ import pytest
 import rasterio
 import torch
 import world
+from interrupted import stopped_after_a_tile
 
 import labelscape.maps.rasters as rasters
 from labelscape.checkpoint import Checkpoint, save
@@ -230,6 +231,37 @@ def test_lines_between_cells_of_the_network_are_no_seams():
     assert (seams.border_pairs, seams.border_changes) == (naive.border_pairs, naive.border_changes)
     # Of every line between cells inside the tiles: 15 - 3 of the rows, 19 - 4 of the columns.
     assert seams.inside_pairs == 12 * 310 + 15 * 250
+
+
+def test_lines_inside_an_area_are_those_of_the_whole_scene(checkpoint, tmp_path):
+    """An area begins within a cell of the network: lines a stride apart from its own corner lie within cells
+    too, where classes change less often, and tiles seemed to leave seams.
+    """
+    w = world.make(tmp_path, 300, 300)
+    how = {"polygons": False, "tile_size": 128, "overlap": 16, "blend": "crop", **QUICK}
+    area = world.rectangle(w, tmp_path / "area.geojson", 33, 22, 231, 243)
+    made = map_scene(checkpoint, w.scene, tmp_path / "part", area=area, **how)
+    with rasterio.open(made.paths["class"]) as file:
+        classes = file.read(1)
+    stride, core = Scorer.of([checkpoint], device="cpu").stride, made.facts["core"]
+    assert 1 < stride < core and 33 % stride and 22 % stride
+    border, inside = [], []
+    for pixels, start in ((classes, 33), (classes.T, 22)):
+        for line in range(1, len(pixels)):
+            if not (start + line) % stride:
+                kind = inside if (start + line) % core else border
+                kind.extend(pixels[line] != pixels[line - 1])
+    assert made.seam == pytest.approx(np.mean(border) / np.mean(inside))
+
+
+def test_a_map_begun_without_an_area_says_once_that_the_place_differs(checkpoint, tmp_path, monkeypatch):
+    w = world.make(tmp_path, 300, 300)
+    how = {"polygons": False, "tile_size": 128, "overlap": 16, "blend": "crop", **QUICK}
+    stopped_after_a_tile(monkeypatch, checkpoint, w.scene, tmp_path / "map", **how)
+    area = world.rectangle(w, tmp_path / "area.geojson", 33, 22, 231, 243)
+    with pytest.raises(BadFile) as caught:
+        map_scene(checkpoint, w.scene, tmp_path / "map", area=area, **how)
+    assert str(caught.value).count("place or size of the scene") == 1
 
 
 def test_the_stride_of_a_maps_network_counts(checkpoint, tmp_path):

@@ -359,6 +359,8 @@ def test_what_is_told_of_an_areas_cost_counts_all_that_the_network_sees(tmp_path
     path = area_of(w, tmp_path / "area.geojson", [(180, 600, 20, 20)])
     part, whole = check(model, w.scene, area=path, **how).plan, check(model, w.scene, **how).plan
     assert part.tiles == 1
+    one = area_of(w, tmp_path / "one.geojson", [(190, 610, 1, 1)])
+    assert not [f for f in check(model, w.scene, area=one, **how).findings if f.kind == "small"]
     assert part.forward_share == pytest.approx(4 * 160**2 / 20**2)
     # The last tile leaves less in memory than many do.
     assert part.ram > 0.5 * whole.ram

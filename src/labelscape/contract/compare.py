@@ -30,9 +30,9 @@ def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Diffe
     bands, found = _bands(contract.bands, scene)
     found += _types(contract, scene) + _places(contract, scene.grid)
     found += [Difference("file", NOTE, note) for note in scene.notes]
-    # A note only: the network pads such a scene by itself.
-    if min(scene.grid.shape) < stride:
-        size = f"{scene.grid.width} x {scene.grid.height}"
+    # A note only: the network pads such a scene by itself. Of a part of a scene it sees what lies around too.
+    if min(scene.around.shape) < stride:
+        size = f"{scene.around.width} x {scene.around.height}"
         found.append(
             Difference(
                 "small",

@@ -139,7 +139,8 @@ def _differences(settings: dict[str, Any], key: dict) -> list[str]:
     if stored is None:
         return ["another version of Labelscape"]
     names = sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name))
-    return [words for name in names for words in _in_words(name, stored.get(name), wanted.get(name))]
+    said = (words for name in names for words in _in_words(name, stored.get(name), wanted.get(name)))
+    return list(dict.fromkeys(said))  # several may be said in the same words
 
 
 def _in_words(name: str, before: Any, now: Any) -> list[str]:

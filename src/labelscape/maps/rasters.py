@@ -20,6 +20,7 @@ from labelscape.progress import Tick, bar
 from labelscape.rasters.overviews import count_areas
 from labelscape.rasters.write import MapWriter
 from labelscape.scoring.scored import ScoredTile
+from labelscape.scoring.tiles import TilePlan
 from labelscape.stages import stage
 from labelscape.version import __version__
 
@@ -50,10 +51,12 @@ class Tally:
     seams: Seams = field(default_factory=Seams)
 
     @classmethod
-    def of(cls, grid: Grid, legend: Legend, stride: int) -> Tally:
-        """Nothing counted yet, of a network of this stride."""
-        count = len(legend)
-        return cls(grid, legend, np.zeros(count, np.int64), np.zeros(count), seams=Seams(stride))
+    def of(cls, grid: Grid, legend: Legend, plan: TilePlan) -> Tally:
+        """Nothing counted yet, of these tiles."""
+        count, ground = len(legend), plan.ground
+        # Windows of blended tiles end where their fade begins.
+        seams = Seams(plan.stride, (ground.top - plan.fade, ground.left - plan.fade))
+        return cls(grid, legend, np.zeros(count, np.int64), np.zeros(count), seams=seams)
 
     @stage("count areas and seams")
     def add(self, core: Window, classes: np.ndarray) -> None:
@@ -99,9 +102,7 @@ def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
     BadFile where the scene was changed meanwhile.
     """
     scene = work.scene
-    tallies = {
-        task: Tally.of(scene.grid, legend, work.scorer.stride) for task, legend in work.legends.items()
-    }
+    tallies = {task: Tally.of(scene.grid, legend, work.plan) for task, legend in work.legends.items()}
     # Where a writer fails its half-written file goes; the journal keeps the finished tiles.
     with work.journal, ExitStack() as files:
         writers = [(o, files.enter_context(_writer(work, o))) for o in work.outputs]

@@ -23,10 +23,13 @@ class Seams:
     """Counts pairs of neighbouring valid pixels, and pairs that differ in class, across tile borders and
     inside tiles. Tiles are added row by row.
 
-    stride  pixels of a cell of the network; inside tiles, lines at whole strides from the tile's border count
+    stride  pixels of a cell of the network; inside tiles, lines at whole strides from a border of tiles count
+    first   row and column of a border of tiles, or of the end of what the network sees, which may lie outside
+            of what is mapped
     """
 
     stride: int = 1
+    first: tuple[int, int] = (0, 0)
     border_pairs: int = 0
     border_changes: int = 0
     inside_pairs: int = 0
@@ -38,9 +41,11 @@ class Seams:
     def add(self, core: Window, classes: np.ndarray) -> None:
         """One core's class indices (h, w), 255 invalid. Cores come in the order of the plan."""
         step = self.stride
+        # From the core's own start, which is a border of tiles unless a part of a scene begins there.
+        down, right = (1 + (own - 1) % step for own in (self.first[0] - core.top, self.first[1] - core.left))
         for one, other in (
-            (classes[step::step], classes[step - 1 : -1 : step]),
-            (classes[:, step::step], classes[:, step - 1 : -1 : step]),
+            (classes[down::step], classes[down - 1 : -1 : step]),
+            (classes[:, right::step], classes[:, right - 1 : -1 : step]),
         ):
             pairs, changes = _compared(one, other)
             self.inside_pairs, self.inside_changes = self.inside_pairs + pairs, self.inside_changes + changes
