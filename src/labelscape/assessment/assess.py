@@ -241,7 +241,7 @@ def _notes(design: Design, answers: Answers, made: MadeBy, independent: bool) ->
         notes.append(f"{text}.")
     classes = design.legend.classes
     # Who types the codes that classes are called by answers other classes, without a word.
-    if {one.name for one in classes if one.name != str(one.value)} & {str(one.value) for one in classes}:
+    if any(map(design.legend.code_of_another, design.legend.values)):
         called = ", ".join(f"{one.value} is the class {one.name}" for one in classes)
         notes.append(f"Answers that are numbers are class values, as the form stores them: {called}.")
     return (*notes, *label_notes(design, answers, made, independent))
