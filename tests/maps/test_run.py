@@ -292,6 +292,16 @@ def test_an_area_of_a_mosaic_in_other_units_is_that_piece_too(tmp_path, blend):
     same_inside(part, whole, rectangles)
 
 
+def test_an_area_in_memory_is_that_piece_too(tmp_path):
+    w = world.make(tmp_path, 200, 300)
+    model = world.tiny_checkpoint(like=w.scene)
+    rectangles = [(70, 110, 61, 60)]
+    path = area_of(w, tmp_path / "area.geojson", rectangles)
+    with open_scene(w.scene, area=path) as scene, scene.hold() as held:
+        part = map_scene(model, held, tmp_path / "part", **SHARED)
+    same_inside(part, map_scene(model, w.scene, tmp_path / "whole", **SHARED), rectangles)
+
+
 def test_an_area_reads_no_more_of_a_large_scene_than_its_tiles(tmp_path, monkeypatch):
     w = world.make(tmp_path, 400, 1200)
     model = world.tiny_checkpoint(like=w.scene)

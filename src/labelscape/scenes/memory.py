@@ -99,7 +99,16 @@ class HeldScene(Scene):
     def parts(self) -> tuple[Part, ...]:
         return self.origin.parts
 
+    @property
+    def around(self) -> Window:
+        return self.origin.around
+
     def read(self, window: Window | None = None, bands: Sequence[str] | None = None) -> Patch:
+        own = self.grid.window
+        if window is not None and self.around != own and window & own != window:
+            # What lies around an area may be all of a huge scene: it is not held, and looked at seldom.
+            with self.origin.again() as scene:
+                return scene.read(window, bands)
         return cut(self, self.pixels, self.unmasked, window, bands)
 
     def shrunk(

@@ -134,7 +134,7 @@ class Scene:
 
     def hold(self) -> Scene:
         """Load all pixels into memory (`nbytes`) and return that scene, whose reads are copies of slices.
-        This scene's files are closed.
+        This scene's files are closed; what lies `around` is still read from them.
         """
         raise NotImplementedError
 
