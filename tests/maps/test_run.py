@@ -26,7 +26,7 @@ from labelscape.maps.result import MapResult
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
 from labelscape.scenes.array import ArrayScene
-from labelscape.scenes.mosaic import MosaicScene, open_scene
+from labelscape.scenes.mosaic import MosaicScene, open_scene, seen_as
 from labelscape.scenes.raster import Scene
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.scorer import Scorer, predict
@@ -290,6 +290,16 @@ def test_an_area_of_a_mosaic_in_other_units_is_that_piece_too(tmp_path, blend):
     part = map_scene(model, files, tmp_path / "part", area=path, **how)
     whole = map_scene(model, files, tmp_path / "whole", **how)
     same_inside(part, whole, rectangles)
+
+
+def test_an_area_far_north_in_web_mercator_has_the_models_pixels(tmp_path):
+    """From the equator to 47 degrees: at its middle the scene's pixels are a third wider than in the area."""
+    mercator, place = CRS.from_epsg(3857), Affine(20_000, 0, 0, 0, -20_000, 6_000_000)
+    w = world.make(tmp_path, 300, 60, transform=place, crs=mercator)
+    path = area_of(w, tmp_path / "area.geojson", [(4, 10, 20, 30)])
+    with open_scene(w.scene, area=path) as scene, seen_as(scene, pixel_size=40_000) as coarse:
+        assert scene.grid.ground_pixel_size < 14_500
+        assert coarse.grid.ground_pixel_size == pytest.approx(40_000, rel=0.02)
 
 
 def test_an_area_in_memory_is_that_piece_too(tmp_path):

@@ -33,6 +33,11 @@ from labelscape.scenes.stac_many import document_of
 MAX_OPEN = 32
 """Scenes of a mosaic whose files are open at a time (ours); systems limit the open files of a process."""
 
+OTHER_SIZE = 0.1
+"""By how much pixels of a part may differ on the ground from those at the middle of the whole scene (ours):
+within a zone of UTM they do by 0.2 %, and a model takes a fifth more or less for what it learned.
+"""
+
 
 def open_scene(
     source: Source,
@@ -318,9 +323,13 @@ def _seen_from(grid: Grid, whole: Grid) -> Window:
 
 def _resized(grid: Grid, around: Window, pixel_size: float, name: str) -> tuple[Grid, Window]:
     """A grid and what can be read around it in pixels of `pixel_size` metres: those that all that can be read
-    has at this size, so that a part is resampled as it is within the whole.
+    has at this size, so that a part is resampled as it is within the whole. Where a projection makes the
+    part's own pixels another size on the ground, such as far north in Web Mercator, these count.
     """
     before = grid.crop(around)
+    own, theirs = grid.ground_pixel_size, before.ground_pixel_size
+    if own and theirs and abs(own / theirs - 1) > OTHER_SIZE:
+        pixel_size *= theirs / own
     whole = resized(before, pixel_size, name)
     if whole is before:
         return grid, around
