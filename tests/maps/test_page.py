@@ -209,15 +209,3 @@ def test_the_report_of_a_map_is_readable_in_a_browser(tmp_path, width):
     done = map_scene(model, w.scene, tmp_path / "map", device="cpu")
     assert "<script>alert(1)" not in done.paths["report"].read_text()
     assert browser.faults(done.paths["report"], width) == []
-
-
-def test_a_map_of_an_area_says_that_it_is_no_piece_of_the_whole_map(tmp_path):
-    w = world.make(tmp_path, 200, 300)
-    model = world.tiny_checkpoint(like=w.scene)
-    area = world.rectangle(w, tmp_path / "area.gpkg", 40, 60, 100, 150)
-    common = {"polygons": False, "report": False, "device": "cpu"}
-    part = map_scene(model, w.scene, tmp_path / "part", area=area, **common)
-    said = [note for note in part.notes if "sees nothing beyond the outer bounds of the area" in note]
-    assert len(said) == 1 and re.search(r"classes within \d+ pixels of them may differ", said[0])
-    whole = map_scene(model, w.scene, tmp_path / "whole", **common)
-    assert not [note for note in whole.notes if "bounds of the area" in note]
