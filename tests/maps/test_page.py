@@ -1,6 +1,5 @@
 """What the report of a map says in words."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
