@@ -102,3 +102,13 @@ def test_short_counts():
         "45.6G",
         "9223372T",
     ]
+
+
+def test_a_long_list_of_curves_stands_beside_them():
+    def names_begin(count: int) -> bool:
+        figure = curve_figure([(f"network {n}", [0, 1], [1, n]) for n in range(count)], "loss")
+        png(figure)  # placed when it is drawn
+        axes = figure.axes[0]
+        return axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+
+    assert names_begin(12) and not names_begin(3)

@@ -112,6 +112,10 @@ def short(pixels: int) -> str:
     raise AssertionError("no unit left")
 
 
+MANY = 5
+"""Curves, at most, whose names stand within the axes."""
+
+
 def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]], quantity: str) -> Figure:
     """Plot curves (label, steps, values) of one quantity, with gaps where a value is not finite."""
     figure = blank(5.6, 3.1)
@@ -139,10 +143,11 @@ def curve_figure(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
     plain_axes(axes)
     axes.margins(x=0.02)
     if len(labels) > 1:
+        # Within the axes a long list would lie on the curves.
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if len(labels) > MANY else {}
         # A leading blank: older matplotlib hides labels that start with "_".
-        box = axes.legend(
-            lines, [f" {label}" for label in _labels(labels, "curve")], fontsize=8, frameon=False
-        )
+        names = [f" {label}" for label in _labels(labels, "curve")]
+        box = axes.legend(lines, names, fontsize=8, frameon=False, **beside)
         for text in box.get_texts():
             text.set_parse_math(False)
     return figure
