@@ -51,8 +51,8 @@ def float32_in(precision: str, device: torch.device | Processor) -> Iterator[Non
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     # Since torch 2.9 there is a word for each operation beside the two flags, which contradict each other
     # where only one of them is set.
-    places = [place for place in (getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None), matmul) if place]
-    words = {place: place.fp32_precision for place in places} if len(places) == 3 else {}
+    places = (cudnn.conv, cudnn.rnn, matmul) if hasattr(cudnn, "conv") else ()
+    words = {place: place.fp32_precision for place in places}
     try:
         flags = cudnn.allow_tf32, matmul.allow_tf32
     except RuntimeError:  # the user has set words

@@ -73,7 +73,7 @@ class TilePlan:
                 core = Window(top, left, self.core, self.core) & ground
                 final = self._final(core)
                 seen = self._widened(core.grown(self.halo, bounds=ground))
-                yield Tile(core, seen, final, final & self.whole)
+                yield Tile(core, seen, final, final if self.around is None else final & self.whole)
 
     def _final(self, core: Window) -> Window:
         ground = self.ground
