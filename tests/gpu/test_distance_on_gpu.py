@@ -39,7 +39,8 @@ def test_it_is_the_torch_form_and_is_used(size: tuple[int, ...], weighting: str)
 def test_the_gradient_behind_it_is_the_torch_forms(weighting: str) -> None:
     given = drawn(2, 32, 24, 100)
     found, wanted = (
-        [tensor.to(dtype).requires_grad_() for tensor in given] for dtype in (torch.float32, torch.float64)
+        [tensor.to(dtype, copy=True).requires_grad_() for tensor in given]
+        for dtype in (torch.float32, torch.float64)
     )
     direction = torch.randn(2, 24, 100, device="cuda")
     for tensors in (found, wanted):

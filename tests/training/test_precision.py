@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import world
+from lightning_fabric.accelerators import cuda as of_fabric
 from processes import PATIENCE
 
 import labelscape.training.loop as loop
@@ -97,3 +98,14 @@ def test_a_card_that_could_be_faster_is_said(monkeypatch):
     assert not told_of_precision("bf16", cuda) and not told_of_precision("32", torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert not told_of_precision("32", cuda)
+
+
+def test_fabric_gives_no_advice_on_precision(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "card")
+    of_fabric._check_cuda_matmul_precision.cache_clear()  # it is said once
+    with caplog.at_level("INFO"):
+        of_fabric._check_cuda_matmul_precision(torch.device("cuda"))
+        of_fabric.rank_zero_info("anything else")
+    assert [record.getMessage() for record in caplog.records] == ["anything else"]

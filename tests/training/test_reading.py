@@ -7,6 +7,7 @@ import threading
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,6 +156,30 @@ def test_threads_open_files_of_their_own_and_close_them(files, handles, monkeypa
         assert all(one.closed for _, one in handles)
         assert not reading_threads()
         assert dataset.scenes[0].read(dataset.scenes[0].scene.grid.window)[1].shape == (96, 128)
+
+
+@pytest.mark.parametrize(("device", "inside"), [("cpu", 3), ("cuda", 1)])
+def test_beside_another_device_torch_takes_one_thread_on_processors(files, monkeypatch, device, inside):
+    seen, real, before = set(), crops.draw, torch.get_num_threads()
+    team = SimpleNamespace(device=torch.device(device), world_size=1, global_rank=0)
+
+    def noted(*given):
+        torch.ones(100_000).sum()  # a thread learns its number in its first operation of several threads
+        seen.add(torch.get_num_threads())
+        return real(*given)
+
+    monkeypatch.setattr(crops, "draw", noted)
+    torch.set_num_threads(3)
+    try:
+        with opened(files) as dataset:
+            recipe, drawing = drawing_of(dataset)
+            with closing(batches(recipe, [Task(drawing, None)], team, 0, 6)) as read:
+                next(read)
+                assert torch.get_num_threads() == inside
+            assert torch.get_num_threads() == 3  # also where it ends early
+            assert seen == {inside}
+    finally:
+        torch.set_num_threads(before)
 
 
 def pack(source, path, pixels=None):

@@ -51,6 +51,7 @@ from labelscape.training.team import (
     deterministic,
     gather,
     machine_of,
+    one_thread_beside,
     processes_here,
     together,
     told_of_precision,
@@ -351,7 +352,9 @@ def batches(
     parts = recipe.accumulate * fabric.world_size
     mine = [number * fabric.world_size + fabric.global_rank for number in range(recipe.accumulate)]
     drawings = [task.drawing for task in tasks]
-    with Reader(threads_for(drawings, processes_here(fabric))) as reader:
+    threads = threads_for(drawings, processes_here(fabric))
+    # Before the first crop: threads that read take over how many others help them.
+    with one_thread_beside(fabric.device), Reader(threads) as reader:
 
         def begin(step: int) -> list[list[Callable[[], tuple[Tensor, Tensor]]]]:
             return [[reader.begin(drawing, step, number, parts) for drawing in drawings] for number in mine]
