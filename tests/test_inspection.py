@@ -76,7 +76,7 @@ def test_a_scene_with_and_without_coordinates(tmp_path):
         "data type": "uint16",
         "nodata": "0",
         "units": "declared: value x 0.0001 - 0.1",
-        "in memory": "0.10 MB",
+        "in memory": "98.3 kB",
         "use": "labelscape train SCENE --labels FILE; labelscape map MODEL SCENE --out FOLDER",
     }
     facts = json.loads(json.dumps(found.to_dict()))
@@ -308,6 +308,28 @@ def test_a_folder_of_pairs_is_a_data_set(tmp_path):
     # Three pictures of one place are no scene, and the folder says why.
     alone = info(tmp_path / "set" / "images")
     assert alone.kind == "folder" and "not one scene" in rows(alone)
+
+
+def test_what_export_writes_is_named(tmp_path):
+    for name in ("u.xml", "u.bin", "u_card.md", "u.onnx", "w.bin", "v.xml"):
+        (tmp_path / name).write_text("?")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / name).write_text("?")
+    (tmp_path / "card").mkdir()
+    listed = {e["name"]: e for e in info(tmp_path).facts["entries"]}
+    assert {name: e["kind"] for name, e in listed.items()} == {
+        "card": "folder",
+        "model": "exported model",
+        "u.bin": "side file",
+        "u.onnx": "exported model",
+        "u.xml": "exported model",
+        "u_card.md": "model card",
+        "v.xml": "unknown",
+        "w.bin": "unknown",
+    }
+    assert "u.xml" in listed["u.bin"]["use"] and "--start" in listed["model"]["use"]
+    assert info(tmp_path / "u_card.md").kind == "model card"
 
 
 def test_styles_and_pages(tmp_path):

@@ -257,6 +257,15 @@ def test_the_size_follows_from_the_target(raster, tmp_path):
     assert more.points == 60 and "every stratum gets 20 at least" in more.notes[0]
 
 
+def test_fewer_points_than_asked_for_are_told(tmp_path):
+    raster = samples.class_map(tmp_path / "m_class.tif", world.paint(6, 10))
+    done = sample(raster, tmp_path / "s.gpkg", size=70)
+    assert done.points == 60 and done.notes == ("60 points instead of 70: the map has no more pixels.",)
+    assert not sample(raster, tmp_path / "t.gpkg", size=60).notes
+    blocks = sample(raster, tmp_path / "b.gpkg", size=64, block=3, per_block=6, floor=6)
+    assert blocks.points < 64 and "whole blocks" in blocks.notes[0]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [

@@ -341,6 +341,13 @@ def _summary(paths: tuple[Path, ...], plan: _Plan, design: Design, asked: _Asked
             f"{len(design):,} points instead of {asked.size:,}: every stratum gets {asked.floor} at least "
             "(`floor`)."
         )
+    if asked.size is not None and len(design) < asked.size:
+        why = (
+            "the map has no more pixels"
+            if asked.block is None
+            else "whole blocks are drawn, as many as there are"
+        )
+        notes.append(f"{len(design):,} points instead of {asked.size:,}: {why}.")
     rows = zip(names, plan.pixels, np.bincount(design.stratum, minlength=len(names)), plan.weights)
     return SampleSummary(
         paths,

@@ -19,6 +19,7 @@ HEAD = 1 << 16
 MOST_SHOWN = 12
 
 WORLD = "pixel size and position of an image (world file); keep it beside the image"
+EXPORTED = ("exported model", "a network for other programs; labelscape map FILE SCENE --out FOLDER")
 ENDINGS = {
     "_class.tif": ("class map", "class value per pixel; open it in QGIS"),
     "_confidence.tif": ("map raster", "probability of the class shown, in per cent"),
@@ -31,6 +32,7 @@ ENDINGS = {
     "_polygons.fgb": ("polygons", "polygons with class, pixels and hectares"),
     "_polygons.parquet": ("polygons", "polygons with class, pixels and hectares"),
     "_report.html": ("report", "report of a map: pictures, areas, settings; open it in a browser"),
+    "_card.md": ("model card", "what a model was trained on, how it scores, what it is for"),
     "_stac.json": ("STAC item", "metadata of a map for catalogues; keep it beside the map's files"),
     "_run.json": ("run file", "settings of a map; repeat it: labelscape map --rerun FILE --out FOLDER"),
     "_times.json": ("times", "seconds of a training step, and what they hold"),
@@ -39,8 +41,8 @@ ENDINGS = {
     ".unfinished": ("unfinished map", "finished tiles of a stopped map; the same command goes on from them"),
     ".state.safetensors": ("training state", "state of an unfinished training run; train again to resume it"),
     ".safetensors": ("checkpoint", "a trained network; labelscape map FILE SCENE --out FOLDER"),
-    ".onnx": ("exported model", "a network for other programs; labelscape map FILE SCENE --out FOLDER"),
-    ".pt2": ("exported model", "a network for other programs; labelscape map FILE SCENE --out FOLDER"),
+    ".onnx": EXPORTED,
+    ".pt2": EXPORTED,
     ".aux.xml": ("side file", "class names, colours or statistics of the raster; keep it beside the raster"),
     ".html": ("report", "a page; open it in a browser"),
     ".csv": ("table", "a table; of a training run: loss and learning rate by step"),

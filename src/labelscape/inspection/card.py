@@ -43,7 +43,9 @@ def _plain(value: Any) -> str:
 
 
 def size_text(size: int) -> str:
-    """Bytes as text: 0.52 MB, 1.20 GB."""
+    """Bytes as text: 3.4 kB, 0.52 MB, 1.20 GB."""
+    if size < 1e5:
+        return f"{size / 1e3:.1f} kB"
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from labelscape.datasets.pairs import find_pairs, parts_given
 from labelscape.errors import BadFile, LabelscapeError
 from labelscape.files import name_fault
-from labelscape.inspection.beside import meaning
+from labelscape.inspection.beside import EXPORTED, meaning
 from labelscape.inspection.card import Info, lines, size_text
 from labelscape.inspection.rasters import scene
 from labelscape.legend import Legend
@@ -50,9 +50,18 @@ def _made_here(name: str) -> bool:
 
 
 def _what(file: Path) -> tuple[str, str] | None:
-    """(kind, use) of a file or folder by its name."""
+    """(kind, use) of a file or folder by its name, and by those that belong to it."""
     if (known := meaning(file.name)) is not None:
         return known
+    if file.suffix == ".xml" and file.with_suffix(".bin").is_file():
+        return EXPORTED
+    if file.suffix == ".bin" and (model := file.with_suffix(".xml")).is_file():
+        return "side file", f"weights of the network in {model.name}; keep it beside that file"
+    if (file / "model.safetensors").is_file() and (file / "config.json").is_file():
+        return (
+            "exported model",
+            "a model of segmentation-models-pytorch (from_pretrained); train --start takes it",
+        )
     if file.suffix.lower() in VECTOR_SUFFIXES - {".json"}:
         return "polygons", "polygons: labels, or an area of interest"
     return ("raster", "a scene, labels or a map") if is_raster(file) else None
@@ -86,10 +95,10 @@ def _listed(path: Path, files: list[Path], why: str) -> Info:
     """Every file with what it is and what to do with it; `why` the folder as a whole is no scene."""
     # Hidden files only where they are ours, such as an unfinished map.
     rows = [(file, _what(file)) for file in files if _what(file) or not file.name.startswith(".")]
-    facts = [
-        {"name": file.name, "kind": known[0] if known else "unknown", "use": known[1] if known else ""}
-        for file, known in rows
-    ]
+    facts = []
+    for file, known in rows:
+        kind, use = known or ("folder" if file.is_dir() else "unknown", "")
+        facts.append({"name": file.name, "kind": kind, "use": use})
     counts = Counter(row["kind"] for row in facts)
     card: dict[str, Any] = {"folder": str(path)}
     card["holds"] = ", ".join(kind if n == 1 else f"{kind} ({n})" for kind, n in counts.most_common())
