@@ -19,6 +19,12 @@ REACH = 20
 """Polygons that reach farther than this many scene sizes beyond the scene are cut there before they are
 projected: a projection has no place for the corners of a rectangle of the world.
 """
+STRAIGHT = 0.1
+"""Pixels by which a side of a projected polygon may lie beside the straight line in the file's CRS (ours)."""
+SHORT = 4
+"""Pixels up to which a side is projected by its ends alone (ours): 20 pixels from a pole it bends by 0.1."""
+MOST_HALVINGS = 16
+"""Times that a side is halved at most (ours); where a projection tears, it would never be straight."""
 
 
 class Polygons(NamedTuple):
@@ -170,22 +176,21 @@ def _projected(geometries: np.ndarray, crs: str, grid: Grid, source: str | Path 
 
     try:
         if same(crs, grid.crs):
-            return geometries
+            return _at_all_longitudes(geometries, grid)
         near, elsewhere = _near(geometries, crs, grid)
     except Unrelated as error:
         raise Unrelated(f"{source} cannot be put onto the scene. {error}") from error
-
-    def moved(xy: np.ndarray) -> np.ndarray:
-        return np.column_stack(transformed(xy[:, 0], xy[:, 1], crs, grid.crs))
-
-    # Infinite coordinates are no error to shapely before they are used.
-    with np.errstate(invalid="ignore"):
-        found = shapely.transform(near, moved)
+    found = _bent(near, crs, grid)
+    if is_geographic(grid.crs):
+        found = _at_all_longitudes(found, grid)
     bounds = shapely.bounds(found)
     found[~np.isfinite(bounds).all(axis=1) & ~shapely.is_empty(found)] = None
     # A projection far from where it is used may fold: what lies on the other side of the Earth is not here.
     found[elsewhere & shapely.intersects(found, shapely.box(*grid.bounds_of(grid.window)))] = None
-    if shapely.is_missing(found).all():
+    # Straight lines between projected corners may cross each other where the corners' own lines do not.
+    broken = ~shapely.is_valid(found)
+    found[broken] = shapely.make_valid(found[broken], method="structure", keep_collapsed=False)
+    if (shapely.is_missing(found) | shapely.is_empty(found)).all():
         left, bottom, right, top = shapely.total_bounds(geometries)
         raise BadInput(
             f"None of the {len(geometries)} polygons of {source} has a place in the scene's CRS "
@@ -193,9 +198,82 @@ def _projected(geometries: np.ndarray, crs: str, grid: Grid, source: str | Path 
             f"{left:.9g} to {right:.9g}, y {bottom:.9g} to {top:.9g}. Check the file's CRS; GeoJSON "
             "that names none is in degrees (WGS 84)."
         )
-    # Straight lines between projected corners may cross each other where the corners' own lines do not.
-    broken = ~shapely.is_valid(found)
-    found[broken] = shapely.make_valid(found[broken], method="structure", keep_collapsed=False)
+    return found
+
+
+def _bent(geometries: np.ndarray, crs: str, grid: Grid) -> np.ndarray:
+    """Geometries in the CRS of the grid. Their sides are straight in their own CRS (as RFC 7946 has it for
+    GeoJSON), and get corners between, where they bend by more than STRAIGHT pixels in the grid's: a side of
+    100 km along a parallel, as of an area drawn in degrees, lies 200 m beside the line between its ends.
+    """
+    import shapely
+
+    degrees, round_the_world = is_geographic(crs), is_geographic(grid.crs)
+    middle = (grid.transform @ (grid.width / 2, grid.height / 2))[0]
+
+    def moved(xy: np.ndarray) -> np.ndarray:
+        x, y = transformed(xy[:, 0], xy[:, 1], crs, grid.crs)
+        if round_the_world and not degrees:
+            # From 179.9 to -179.9 degrees a polygon would span the world.
+            x = middle + (x - middle + 180) % 360 - 180
+        return np.column_stack([x, y])
+
+    def in_pixels(xy: np.ndarray) -> np.ndarray:
+        return np.column_stack(~grid.transform @ (xy[:, 0], xy[:, 1]))
+
+    found = geometries.copy()
+    rest = np.arange(len(found))
+    longest = np.full(len(found), np.inf)
+    size = np.array([grid.width, grid.height])
+    # Infinite coordinates are no error before they are used.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for _ in range(MOST_HALVINGS):
+            xy, of = shapely.get_coordinates(found[rest], return_index=True)
+            ends = in_pixels(moved(xy))
+            sides = of[1:] == of[:-1]
+            step, round_the_pole = xy[1:] - xy[:-1], False
+            if degrees:
+                # Sides that seem to run round the world cross the antimeridian: no corner lies between.
+                wide = sides & (np.abs(step[:, 0]) > 180) & (np.abs(step[:, 0]) < 360 - 1e-6)
+                sides &= ~np.isin(of[1:], of[1:][wide])
+                # All round the world, as along the parallel of a pole's cap, a side ends where it began.
+                round_the_pole = sides & (np.abs(step[:, 0]) >= 360 - 1e-6)
+            reach = np.hypot(*(ends[1:] - ends[:-1]).T)[:, None]
+            here = (np.minimum(ends[1:], ends[:-1]) < size + reach) & (
+                np.maximum(ends[1:], ends[:-1]) > -reach
+            )
+            sides &= (here.all(axis=1) & (reach[:, 0] > SHORT)) | round_the_pole
+            checked = np.flatnonzero(sides)
+            between = in_pixels(moved((xy[checked] + xy[checked + 1]) / 2))
+            off = np.hypot(*(between - (ends[checked] + ends[checked + 1]) / 2).T)
+            bends = np.isfinite(off) & (off > STRAIGHT)
+            if not bends.any():
+                break
+            length = np.zeros(len(rest))
+            np.maximum.at(length, of[checked[bends]], np.hypot(*step[checked[bends]].T))
+            again = length > 0
+            rest = rest[again]
+            longest[rest] = np.minimum(longest[rest], length[again]) / 2
+            found[rest] = shapely.segmentize(found[rest], longest[rest])
+        return shapely.transform(found, moved)
+
+
+def _at_all_longitudes(geometries: np.ndarray, grid: Grid) -> np.ndarray:
+    """Geometries in the grid's CRS; where that is degrees, also where they lie once more round the Earth:
+    scenes count longitudes from 0 to 360, or on beyond 180, where polygons count from -180.
+    """
+    import shapely
+
+    if not grid.is_georeferenced or not is_geographic(grid.crs):
+        return geometries
+    scene = shapely.box(*grid.bounds_of(grid.window))
+    found = geometries
+    for turn in (-360, 360):
+        there = shapely.transform(geometries, lambda xy: xy + [turn, 0])  # noqa: B023
+        here = shapely.intersects(there, scene)
+        if here.any():
+            found = found.copy() if found is geometries else found
+            found[here] = shapely.union(found[here], there[here])
     return found
 
 
