@@ -7,6 +7,7 @@ tensors that are in memory already, in a loop that does nothing else.
     python benchmarks/training.py --kept        the bare loop keeps freed memory between steps too, as
                                                 training does and plain loops do not
     python benchmarks/training.py --network fcn --rounds 30 --crop 256
+    python benchmarks/training.py --scales 0.5,2   crops are resized too, in the threads that read them
 
 Ours is all that `labelscape train` does in a step: waiting for crops that are read, augmented and scaled, the
 step, its loss, the log; a state is saved every 200 steps. The bare loop is a process of its own. Both take
@@ -130,6 +131,7 @@ def recipe_of(network: str, folder: Path, a: argparse.Namespace) -> ls.Recipe:
         crop=a.crop,
         device=a.device,
         precision=a.precision,
+        scale_range=tuple(map(float, a.scales.split(","))) if a.scales else None,
     )
 
 
@@ -184,6 +186,7 @@ def main(show: Callable[[str], None] = print) -> None:
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--precision", default="32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--scales", help="smallest and largest factor of a crop: 0.5,2")
     parser.add_argument("--from-file", action="store_true", help="hold nothing in memory")
     parser.add_argument("--kept", action="store_true", help="the bare loop keeps freed memory too")
     a = parser.parse_args()

@@ -4,6 +4,7 @@ are closed, and what one thread finds is said as a single one would.
 
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -159,13 +160,16 @@ def test_threads_open_files_of_their_own_and_close_them(files, handles, monkeypa
 
 
 @pytest.mark.parametrize(("device", "inside"), [("cpu", 3), ("cuda", 1)])
-def test_beside_another_device_torch_takes_one_thread_on_processors(files, monkeypatch, device, inside):
+def test_torchs_threads_are_left_to_the_network_or_to_nobody(files, monkeypatch, device, inside):
     seen, real, before = set(), crops.draw, torch.get_num_threads()
     team = SimpleNamespace(device=torch.device(device), world_size=1, global_rank=0)
 
-    def noted(*given):
+    def threads_of_torch():
         torch.ones(100_000).sum()  # a thread learns its number in its first operation of several threads
-        seen.add(torch.get_num_threads())
+        return torch.get_num_threads()
+
+    def noted(*given):
+        seen.add(threads_of_torch())
         return real(*given)
 
     monkeypatch.setattr(crops, "draw", noted)
@@ -177,7 +181,8 @@ def test_beside_another_device_torch_takes_one_thread_on_processors(files, monke
                 next(read)
                 assert torch.get_num_threads() == inside
             assert torch.get_num_threads() == 3  # also where it ends early
-            assert seen == {inside}
+            assert seen == {1}
+            assert ThreadPoolExecutor(1).submit(threads_of_torch).result() == 3
     finally:
         torch.set_num_threads(before)
 

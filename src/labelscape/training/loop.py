@@ -353,7 +353,6 @@ def batches(
     mine = [number * fabric.world_size + fabric.global_rank for number in range(recipe.accumulate)]
     drawings = [task.drawing for task in tasks]
     threads = threads_for(drawings, processes_here(fabric))
-    # Before the first crop: threads that read take over how many others help them.
     with one_thread_beside(fabric.device), Reader(threads) as reader:
 
         def begin(step: int) -> list[list[Callable[[], tuple[Tensor, Tensor]]]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
+import torch
 from torch import Tensor
 
 from labelscape.datasets.own import LabelledScene
@@ -41,11 +42,16 @@ class ThreadFiles:
 class Reader:
     """Threads that draw crops. Each has its own files, opened when it first reads a scene; all are closed on
     leaving the block. Batches are the same to the byte for every number of threads.
+
+    Each does torch's part of its work alone (resizing a crop): helpers of its own would wait for the cores
+    that the network computes on, which waits for them in turn.
     """
 
     def __init__(self, threads: int) -> None:
         self._threads, self._mine = threads, threading.local()
-        self._pool = ThreadPoolExecutor(threads, "crops")
+        # What a thread sets is meant for itself, but is also what threads begun later take over.
+        self._torch_threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(threads, "crops", torch.set_num_threads, (1,))
         self._files: list[ThreadFiles] = []
         self._lock = threading.Lock()
 
@@ -73,6 +79,7 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._torch_threads)
         for files in self._files:
             files.close()
 
