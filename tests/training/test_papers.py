@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import world
 
-from labelscape.errors import BadOption, UnknownName
+from labelscape.errors import BadOption, NoWeights, UnknownName
+from labelscape.nets import backbones
 from labelscape.nets.tables import TABLES
 from labelscape.training import papers, reproduce, table_rows
 from labelscape.training.data import open_recipe_data
 from labelscape.training.losses import LOSSES
 from labelscape.training.optimizers import rate_at
+from labelscape.training.table_rows import plan_rows
 
 DATA = {"dataset": "camvid", "images": ["folder"]}
 MATE = {"dataset": "deepglobe-road", "images": ["roads"]}
@@ -242,6 +244,39 @@ def test_mistakes_are_found_before_a_row_is_trained(
     )
     assert ended == code, err
     assert said in err
+
+
+def test_weights_of_all_rows_are_looked_for_before_one_is_trained(camvid, tmp_path, monkeypatch):
+    """Rows of one table have several backbones: those of the last may be missing alone."""
+    asked, trained = [], []
+
+    def reachable(name, stem="standard"):
+        asked.append(name)
+        if name == "resnet101":
+            raise NoWeights(name, "no network")
+
+    monkeypatch.setattr(backbones, "check_published", reachable)
+    monkeypatch.setattr(reproduce, "train", lambda *a, **k: trained.append(a))
+
+    def run(rows):
+        data = {"images": [str(camvid)], "dataset": "camvid"}
+        return reproduce.run_table(
+            "ifbfnet-2", data, tmp_path / "out", rows=rows, device="cpu", other_data=True
+        )
+
+    with pytest.raises(NoWeights, match="resnet101"):
+        run([1, 6])
+    assert asked == ["resnet50", "resnet101"] and not trained
+    # A row that is finished needs none.
+    (done,) = plan_rows("ifbfnet-2", {"images": [str(camvid)], "dataset": "camvid"}, rows=[6], device="cpu")
+    place = tmp_path / "out" / "ifbfnet-2" / f"06-{reproduce.slug(done.row.label)}" / "seed0"
+    place.mkdir(parents=True)
+    settings = {**done.recipe.model_dump(mode="json"), "test": table_rows.test_settings(done)}
+    (place / "scores.json").write_text(
+        json.dumps({"settings": settings, "metrics": {"mean_iou": 50.0}, "scored_on": "there"})
+    )
+    (found,) = run([6])
+    assert found.measured == ({"mean_iou": 50.0},) and not trained
 
 
 def test_a_checkpoint_of_other_settings_is_not_scored_as_the_rows(camvid, tmp_path, run_cli, monkeypatch):

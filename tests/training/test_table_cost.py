@@ -70,9 +70,9 @@ def test_a_start_that_an_earlier_row_trains_takes_no_time_again(monkeypatch):
 
     monkeypatch.setattr(table_cost, "Training", Timed)
     small = {"changes": {"crop": 64}, "budget": 0.001, "mate": ROADS, "device": "cpu"}
-    costs, _ = table_cost.table_costs("dfcnet-1", LAND, rows=[1, 3, 4], **small)
+    costs, *_ = table_cost.table_costs("dfcnet-1", LAND, rows=[1, 3, 4], **small)
     assert [cost.seconds for cost in costs] == [80 * 32, 80 * 16, 0]
-    (alone,), _ = table_cost.table_costs("dfcnet-1", LAND, rows=[3], **small)
+    (alone,), *_ = table_cost.table_costs("dfcnet-1", LAND, rows=[3], **small)
     assert alone.seconds == 80 * 32 + 80 * 16
 
 
@@ -87,6 +87,21 @@ def test_a_dry_run_trains_nothing(tmp_path, run_cli, monkeypatch):
     (row,) = json.loads(out)["rows"]
     assert (row["steps"], row["fits"]) == (45_000, True) and row["seconds"] > 0
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_are_not_run_are_named_with_their_reason(tmp_path, run_cli):
+    """Without a word they would be missed only when days of training have ended."""
+    arguments = ["table", "dfcnet-1", tmp_path, "--dataset", "deepglobe-land", "--dry-run", "--device", "cpu"]
+    code, out, err = run_cli(*arguments, "--rows", "2,3")
+    assert code == 0, err
+    assert "row 2, ClassmateNet, is not run: needs the data set of the second task: --mate" in out
+    code, out, _ = run_cli(*arguments, "--rows", "3", "--json")
+    found = json.loads(out)
+    assert found["rows"] == [] and found["not_run"][0].startswith("row 3, DFCNet, is not run")
+    code, out, _ = run_cli(
+        "table", "mswbn-5", tmp_path, "--dataset", "gid-5", "--dry-run", "--rows", "3", "--device", "cpu"
+    )
+    assert code == 0 and "row 3, object-oriented method" in out and "quoted in the paper" in out
 
 
 def test_what_does_not_fit_is_said(monkeypatch, run_cli, tmp_path):

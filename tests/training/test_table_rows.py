@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import world
 from processes import PATIENCE
 
@@ -22,7 +23,10 @@ from labelscape.datasets.published.layout import Pair
 from labelscape.errors import BadFile, BadInput, BadOption, UnknownName
 from labelscape.evaluation import measure
 from labelscape.evaluation.confusion import count
+from labelscape.grid import Window
+from labelscape.nets.catalog import create_model
 from labelscape.nets.tables import CLUTTER_WRONG, TABLES
+from labelscape.scoring.tiles import plan_tiles
 from labelscape.training import papers, reproduce, table_resampled, table_rows, table_scores
 from labelscape.training.run import base_recipe
 from labelscape.training.state import differing
@@ -93,8 +97,8 @@ def test_tables_are_tested_as_their_papers_say():
 
     assert tiles("mswbn-1", 1) == (512, "none", 512)
     assert tiles("mswbn-1", 5) == (512, "none", 512)
-    assert tiles("dgcwnet-3", 1) == ("crop", None, 769)
-    assert tiles("dgcwnet-5", 14) == ("crop", None, 513)
+    assert tiles("dgcwnet-3", 1) == ("crop", None, 776)
+    assert tiles("dgcwnet-5", 14) == ("crop", None, 520)
     assert tiles("dgcwnet-3", 1, tiles="whole") == ("whole", None, "whole")
     assert tiles("ifbfnet-4", 1) == ("whole", None, "whole")
     assert tiles("ifbfnet-4", 1, tiles=876) == (876, None, 876)
@@ -421,3 +425,30 @@ def test_mswbn_is_scored_on_single_patches(tmp_path, monkeypatch):
     assert seen == {"tile_size": 512, "overlap": None, "blend": "none"}
     assert "tiles of 512, no overlap (single patches, MSWBN sec. 4.1)" in table_scores.tested(plan, tiles)
     assert papers.mswbn_gid({"dataset": "gid-5", "images": ["G"]}).tiles == 512
+
+
+def test_scales_say_what_the_network_sees():
+    """Tiles are cut before they are scaled: DGCW then sums over more pixels than in training, or fewer."""
+    (plan,) = plan_rows("dgcwnet-3", DATA, rows=[4])
+    tiles = table_scores.tiling(plan, None, None, "test")
+    said = table_scores.tested(plan, tiles)
+    assert "tiles of 776, blended" in said
+    assert "scales 0.75, 1, 1.25, 1.5 (the network sees 582 to 1164 pixels a side)" in said
+    (single,) = plan_rows("dgcwnet-3", DATA, rows=[1])
+    assert "sees" not in table_scores.tested(single, tiles)
+
+
+@pytest.mark.parametrize(("crop", "cells"), [(769, 25), (513, 17), (72, 3), (64, 2)])
+def test_the_tiles_of_a_test_have_the_cells_of_a_training_crop(crop, cells):
+    """DGCW sums over all cells: 768 pixels instead of 769 would have 576 of them, and not 625."""
+    sizes = {"width": 4, "head_width": 4, "aux_width": 4}
+    net = create_model("dgcwnet", classes=2, backbone="resnet10t", **sizes).eval()
+    seen = []
+    net.context.update.register_forward_hook(lambda module, given, out: seen.append(out.shape[-2:]))
+    grid = Window(0, 0, 2000, 2000)
+    side = table_rows.tile_like(crop, net)
+    plan = plan_tiles(grid, tile_size=side, overlap=side // 8, stride=net.stride, blend="hann")
+    with torch.inference_mode():
+        net(torch.zeros(1, 3, crop, crop))
+        net(torch.zeros(1, 3, *[plan.core + 2 * plan.halo] * 2))
+    assert seen == [(cells, cells)] * 2

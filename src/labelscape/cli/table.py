@@ -259,15 +259,15 @@ def print_table_costs(
 ) -> None:
     from labelscape.training.table_cost import table_costs
 
-    costs, told = table_costs(name, data, **given)
+    costs, told, left_out = table_costs(name, data, **given)
     if not is_first_process():
         return
     if as_json:
         # Costs are those of one seed.
         rows = [{**cost.as_json(), "seconds": seeds * cost.seconds} for cost in costs]
-        print_json({"chosen": told, "rows": rows})
+        print_json({"chosen": told, "not_run": left_out, "rows": rows})
         return
-    print_costs(name, costs, told, seeds)
+    print_costs(name, costs, told, left_out, seeds)
 
 
 def print_measured_times(name: str, extent: Extent, device: str, setting: list[str], as_json: bool) -> None:

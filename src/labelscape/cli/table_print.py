@@ -155,17 +155,21 @@ def print_times(name: str, times: Sequence[Time], changed: Sequence[str]) -> Non
         print(f"{t.label:<{wide}}{t.what:<{whats}}" + "".join(f"{number:>16}" for number in numbers))
 
 
-def print_costs(name: str, costs: Sequence[Cost], told: Sequence[str], seeds: int) -> None:
-    """What each row will cost; times are those of all seeds."""
+def print_costs(
+    name: str, costs: Sequence[Cost], told: Sequence[str], left_out: Sequence[str], seeds: int
+) -> None:
+    """What each row will cost, and why others are not run; times are those of all seeds."""
     from labelscape.cli.train_ahead import lasting
 
     print(
         f"{name}: nothing is trained. Time is estimated from small steps on this device, by multiplications;"
     )
     print("reading and scoring come on top. Rows that are another one take no time of their own.")
-    for line in told:
-        print(line)
-    wide = max((len(c.plan.row.label) for c in costs), default=3) + 2
+    for line in (*told, *left_out):
+        print(as_options(line))
+    if not costs:
+        return
+    wide = max(len(c.plan.row.label) for c in costs) + 2
     print(f"\n{'':>3} {'row':<{wide}}{'parameters':>12}{'steps':>18}{'batch':>12}{'memory':>12}{'time':>14}")
     for cost in costs:
         recipe = cost.plan.recipe

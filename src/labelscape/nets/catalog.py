@@ -275,7 +275,16 @@ def check_model(name: str, *, in_channels: int | None = None, **options: object)
     except (BadOption, NotImplementedError, RuntimeError) as error:
         if not needs_numbers(error):  # which is no fault of the options
             raise
-    known = {key: p.default for key, p in options_of(name).items()} | given
+    check_weights(name, {**given, "pretrained": pretrained, "weights": weights})
+    return net
+
+
+def check_weights(name: str, options: Mapping[str, object]) -> None:
+    """Whether the weights that a network's options ask for are here or within reach; within seconds, nothing
+    is loaded. Raises NoWeights, BadFile for a file that is missing, BadOption where both are asked for.
+    """
+    known = {key: p.default for key, p in options_of(name).items()} | dict(options)
+    pretrained, weights = known.get("pretrained", False), known.get("weights")
     if pretrained and weights is not None:
         raise BadOption(
             "pretrained=True and weights=FILE both say where the weights come from; pass one of them."
@@ -286,7 +295,6 @@ def check_model(name: str, *, in_channels: int | None = None, **options: object)
         baselines.check_encoder_weights(known["encoder"])
     elif pretrained:
         backbones.check_published(known["backbone"], known.get("stem", "standard"))
-    return net
 
 
 def stored_model(name: str, *, in_channels: int, classes: int, options: Mapping[str, object]) -> Network:

@@ -7,9 +7,9 @@ network.
 
 Numbers are in per cent as printed, and the papers' own: nothing here was measured by us. Whatever is no score
 carries its unit in its name. How a row was trained or tested (losses, crops, scales, flips, weights to start
-from) is in its note, never in its options: the ResNets of MSWBN, DGCWNet and IFBFNet start from ImageNet
-weights (pretrained=True), DFCNet and Maggiori's networks from nothing but what the note says. Rows without a
-network are numbers that a paper takes from others (`quoted`).
+from) is in its note, never in its options: the ResNets of DGCWNet, IFBFNet and MSWBN (ours: its paper names
+no weights) start from ImageNet weights (pretrained=True), DFCNet and Maggiori's networks from nothing but
+what the note says. Rows without a network are numbers that a paper takes from others (`quoted`).
 
 Controls (`Row.control`) are ours: they claim nothing.
 

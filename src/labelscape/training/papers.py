@@ -3,8 +3,8 @@ where the paper does not say. A function takes the data and returns a `Setting`;
 with the row's own changes.
 
 Of all papers ours: 8-bit colours under ImageNet weights are scaled as these were trained, other input by the
-data's own mean and deviation; crops are reduced to scale without antialiasing (resampling="bilinear", as
-OpenCV's INTER_LINEAR does), while pictures tested at scales below 1 are antialiased. No paper says how it
+data's own mean and deviation; crops that are reduced to scale are antialiased, as pictures tested at scales
+below 1 are: else a network would learn from noise that it never sees in the test. No paper says how it
 resamples.
 
     setting = mswbn_gid({"dataset": "gid-5", "images": ["GID"]})
@@ -95,6 +95,7 @@ def mswbn_gid(data: Mapping[str, Any], network: str = "mswbn", **options: Any) -
             crop=512,
             augment="mirror",  # "random flip" (ours: left-right, as in the DeepLabV3+ it refers to)
             scale_range=(0.5, 2.0),
+            resampling="antialiased",
             sampling="uniform",
         ),
         tiles=512,
@@ -140,6 +141,7 @@ def dfcnet_deepglobe(
             crop=1025,
             augment="none",
             scale_range=(0.8, 1.25),  # of land; roads 0.5 to 1.5 (sec. 3.2)
+            resampling="antialiased",
             sampling="uniform",
         ),
         tiles_from="ours: the paper does not say how pictures of 2448 are tested",
@@ -178,6 +180,7 @@ def dgcwnet(
             crop=crop,
             augment="mirror",
             scale_range=(0.5, 2.0),
+            resampling="antialiased",
             sampling="uniform",
             sync_bn=True,
             aux_weight=0.4,
@@ -317,6 +320,7 @@ def ifbfnet_cityscapes(data: Mapping[str, Any], network: str = "ifbfnet", **opti
             crop=876,
             augment="mirror",
             scale_set=DA_IFBF,
+            resampling="antialiased",
             sampling="uniform",
             sync_bn=True,
             losses=OHEM_IFBF,

@@ -16,6 +16,7 @@ from typing import Any
 from labelscape.checkpoint import description
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
+from labelscape.nets.catalog import check_weights
 from labelscape.nets.tables import Row
 from labelscape.training.leader import Leader, leading
 from labelscape.training.outputs import checkpoint_path
@@ -173,7 +174,30 @@ def run_table(
         notes += tuple(told)
         # All rows before the first is trained: days of training must not end at labels that are not there.
         scorable = {p.number: p.recipe is None or leader(lambda p=p: check_parts(p)) for p in plans}
+        leader(lambda: _check_weights(run, plans, seeds))
         return _results(run, plans, seeds, scorable, notes)
+
+
+def _check_weights(run: _Run, plans: Sequence[Plan], seeds: Sequence[int]) -> None:
+    """Raises NoWeights or BadFile where a row that is still to be trained starts from weights that cannot be
+    had: rows may have backbones of their own.
+    """
+    for plan in plans:
+        if plan.recipe is None or plan.same_as is not None:
+            continue
+        places = [_place(run, plan, seed) for seed in seeds]
+        own = [(plan.recipe.replace(seed=seed), place) for seed, place in zip(seeds, places, strict=True)]
+        if run.overwrite or not all(_is_trained(run, recipe, place) for recipe, place in own):
+            check_weights(plan.recipe.network, plan.recipe.options)
+
+
+def _is_trained(run: _Run, recipe: Recipe, place: Path) -> bool:
+    """Whether the row lies there, scored or not yet, or another row has its network."""
+    return (
+        (place / "scores.json").exists()
+        or checkpoint_path(place, recipe.network).exists()
+        or _trained_elsewhere(recipe, place, run.out) is not None
+    )
 
 
 def _results(
@@ -216,7 +240,7 @@ def _row(run: _Run, plan: Plan, seeds: Sequence[int], scorable: bool) -> RowResu
     steps = recipe.steps + recipe.base_steps
     scores = []
     for seed in seeds:
-        place = run.out / run.name / f"{plan.number:02d}-{slug(plan.row.label)}" / f"seed{seed}"
+        place = _place(run, plan, seed)
         run.say(f"{run.name} {plan.number}: {plan.row.label}, seed {seed}, {steps} steps")
         seeded = replace(plan, recipe=recipe.replace(seed=seed))
         scores.append(score_row(run, seeded, place, scorable))
@@ -235,6 +259,10 @@ def _row(run: _Run, plan: Plan, seeds: Sequence[int], scorable: bool) -> RowResu
         # Scores of earlier versions have none of a second task.
         second=scores[0].get("second_task", {}),
     )
+
+
+def _place(run: _Run, plan: Plan, seed: int) -> Path:
+    return run.out / run.name / f"{plan.number:02d}-{slug(plan.row.label)}" / f"seed{seed}"
 
 
 def score_row(run: _Run, plan: Plan, place: Path, scorable: bool) -> dict[str, Any]:
@@ -333,16 +361,21 @@ def _bring(recipe: Recipe, place: Path, root: Path, say: Say) -> None:
     """Copy a network trained by the very same recipe for another row, where there is one: rows may differ
     only in how they are tested.
     """
-    target = checkpoint_path(place, recipe.network)
-    own = _own(recipe)
-    # <root>/<table>/<row>/<seed>/: recipes hold their seed, so a copy is of the same seed.
-    trained = (path for path in sorted(root.glob(f"*/*/*/{target.name}")) if path != target)
-    same = next((path for path in trained if not differing(_recipe_in(path), own)), None)
+    target, own = checkpoint_path(place, recipe.network), _own(recipe)
+    same = _trained_elsewhere(recipe, place, root)
     if same and not (target.exists() and not differing(_recipe_in(target), own)):
         say(f"the same network is trained already: {same}")
         # A copy and not a link: the row stays complete when the other one is deleted.
         with written_whole(target, overwrite=True) as file:
             shutil.copyfile(same, file)
+
+
+def _trained_elsewhere(recipe: Recipe, place: Path, root: Path) -> Path | None:
+    """The checkpoint of another row that was trained by the very same recipe; None where there is none."""
+    target, own = checkpoint_path(place, recipe.network), _own(recipe)
+    # <root>/<table>/<row>/<seed>/: recipes hold their seed, so a copy is of the same seed.
+    trained = (path for path in sorted(root.glob(f"*/*/*/{target.name}")) if path != target)
+    return next((path for path in trained if not differing(_recipe_in(path), own)), None)
 
 
 def _own(recipe: Recipe) -> dict[str, Any]:

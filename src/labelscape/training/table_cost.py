@@ -212,9 +212,10 @@ def table_costs(
     other_data: bool = False,
     device: str = "auto",
     **how: Any,
-) -> tuple[list[Cost], list[str]]:
-    """The costs of the rows that `run_table` would train with these arguments, and what is chosen so that
-    they fit the device. Nothing is trained or written. Raises as `plan_rows`; BadOption for another data set.
+) -> tuple[list[Cost], list[str], list[str]]:
+    """The costs of the rows that `run_table` would train with these arguments, what is chosen so that they
+    fit the device, and a sentence for each row that is not run. Nothing is trained or written. Raises as
+    `plan_rows`; BadOption for another data set.
     """
     changes = changes or {}
     data = given_data(data, changes)
@@ -230,7 +231,12 @@ def table_costs(
         for plan in own:
             costs.append(cost_of(plan, fabric, room, trained))
             tick()
-    return costs, told
+    left_out = [
+        f"row {plan.number}, {plan.row.label}, is not run: {plan.setting.why_not}"
+        for plan in plans
+        if plan.recipe is None
+    ]
+    return costs, told, left_out
 
 
 def cost_of(plan: Plan, fabric: Fabric, room: int, trained: list[dict]) -> Cost:

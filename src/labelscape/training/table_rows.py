@@ -43,6 +43,7 @@ class Plan:
     recipe   with budget, changes and options, but seed 0; None where the row is not run (`setting.why_not`)
     other    what replaces the row's own settings: "options.backbone=resnet18"
     same_as  number of an earlier row that these settings make equal: both are that one run
+    tile     side of the tiles in which the network sees what it sees of a training crop
     """
 
     number: int
@@ -51,6 +52,7 @@ class Plan:
     recipe: Recipe | None = None
     other: tuple[str, ...] = ()
     same_as: int | None = None
+    tile: int = 0
 
 
 def plan_rows(
@@ -89,7 +91,8 @@ def plan_rows(
         recipe = scaled(setting.recipe, budget, {**changes, "device": device})
         plan = Plan(number, row, setting, recipe, _replaced(printed[number].recipe, recipe, row, options))
         # Before the first row is trained: the last one must not fail after days of the others.
-        _check_network(plan, TABLES[name])
+        net = _check_network(plan, TABLES[name])
+        plan = replace(plan, tile=tile_like(recipe.crop, net))
         plans.append(replace(plan, same_as=next((p.number for p in plans if _equal(p, plan)), None)))
     return plans
 
@@ -235,7 +238,7 @@ def test_settings(plan: Plan) -> dict[str, Any]:
         "average": setting.average,
         "part": setting.part,
         "data": data.model_dump(mode="json"),
-        "tiles": plan.recipe.crop if setting.tiles == "crop" else setting.tiles,
+        "tiles": plan.tile if setting.tiles == "crop" else setting.tiles,
         "blend": setting.blend,
     }
     return {**found, "models": setting.models} if setting.models > 1 else found
@@ -246,16 +249,27 @@ def scored_data(plan: Plan) -> Data:
     return plan.setting.scored_on or plan.recipe.data
 
 
-def _check_network(plan: Plan, table: Table) -> None:
-    """Build the row's networks without memory or computation. Raises BadOption, naming the row, where one
-    cannot be built or has not the parts that the recipe names.
+def tile_like(crop: int, net: Network) -> int:
+    """The side of the tiles in which a network has as many cells as in its training crops.
+
+    Tiles are whole strides, and crops are padded to whole strides: a network that sums over all that it sees
+    has 25 x 25 cells in a crop of 769 and in a tile of 776, and 24 x 24 in one of 768.
+    """
+    return crop if net.reach is not None else -(-crop // net.stride) * net.stride
+
+
+def _check_network(plan: Plan, table: Table) -> Network:
+    """The row's network, built without memory or computation as the one that it starts from is. Raises
+    BadOption, naming the row, where one cannot be built or has not the parts that the recipe names.
     """
     phases = (base_recipe(plan.recipe), plan.recipe) if plan.recipe.base_steps else (plan.recipe,)
     for recipe in phases:
         try:
-            rate_groups(blank_network(recipe, table.in_channels, table.classes), recipe)
+            net = blank_network(recipe, table.in_channels, table.classes)
+            rate_groups(net, recipe)
         except (LabelscapeError, TypeError, ValueError) as error:
             raise BadOption(f"Row {plan.number}, {plan.row.label}, cannot be built: {error}") from error
+    return net
 
 
 def blank_network(recipe: Recipe, bands: int, classes: int) -> Network:

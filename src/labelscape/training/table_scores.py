@@ -105,7 +105,7 @@ def tiling(plan: Plan, checkpoint: Checkpoint, dataset: Dataset, part: str) -> d
         # A tile of the longest side holds every picture of the part whole.
         longest = max(max(scene.scene.grid.shape) for scene in dataset.part(part))
         return {"tile_size": longest, "overlap": 0, "blend": "none"}
-    side = plan.recipe.crop if setting.tiles == "crop" else int(setting.tiles)
+    side = plan.tile if setting.tiles == "crop" else int(setting.tiles)
     if setting.blend == "exact":
         bands, classes = len(checkpoint.bands), len(checkpoint.legend)
         reach = blank_network(plan.recipe, bands, classes).reach
@@ -124,7 +124,12 @@ def tested(plan: Plan, tiles: Mapping[str, Any]) -> str:
     cut = "whole pictures" if setting.tiles == "whole" else f"tiles of {tiles['tile_size']}"
     if setting.tiles != "whole":
         cut += {"none": ", no overlap", "crop": ", overlaps cropped"}.get(tiles["blend"], ", blended")
-    more = [f"scales {', '.join(f'{s:g}' for s in setting.scales)}"] * (setting.scales != (1.0,))
+    scales = f"scales {', '.join(f'{s:g}' for s in setting.scales)}"
+    if setting.tiles != "whole":
+        # Tiles are cut first and scaled then: a network that sums over its tile sees other sums.
+        least, most = (round(end(setting.scales) * tiles["tile_size"]) for end in (min, max))
+        scales += f" (the network sees {least} to {most} pixels a side)"
+    more = [scales] * (setting.scales != (1.0,))
     more += [f"test-time augmentation {setting.tta}"] * (setting.tta != "none")
     more += [f"{setting.models} models merged"] * (setting.models > 1)
     source = f" ({setting.tiles_from})" if setting.tiles_from else ""
