@@ -37,3 +37,23 @@ def test_legends_that_cannot_be():
 def test_colours_are_all_different(count):
     names = ["water", "lake", "forest", *(f"class {i}" for i in range(count))]
     assert len({tuple(c) for c in Legend.of_names(names).colors.tolist()}) == len(names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["farm", "forest", "grass", "meadow", "residential", "scrub", "water", "wetland"],
+        ["forest", "water", "wheat", "barley", "maize", "rape", "potatoes", "beet"],
+        ["lake", "river", "sea", "road", "roads", "building", "residential", "background"],
+    ],
+)
+def test_classes_look_different_on_a_map(names):
+    """Of two names with one usual colour the second gets a shade of it, the rest what is like no other."""
+    colors = Legend.of_names(names).colors.astype(float)
+    apart = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + 999 * np.eye(len(names))
+    assert apart.min() > 50, (names[apart.min(0).argmin()], apart.min())
+
+
+def test_a_second_class_of_a_usual_colour_gets_a_shade_of_it():
+    _, meadow, _, lake = Legend.of_names(["grass", "meadow", "water", "lake"]).colors.tolist()
+    assert max(meadow) == meadow[1] and max(lake) == lake[2]

@@ -259,18 +259,41 @@ def encode_values(
     return table[inverse].reshape(values.shape)
 
 
+APART = 55
+"""Distance in RGB (of 441) below which two colours look alike on a map (ours); PALETTE's differ more."""
+
+
 def _colors_for(names: Sequence[str]) -> list[RGB]:
-    chosen = [
+    usual = [
         # `water body` is water: where the whole name is unknown, its first word decides.
         FAMILIAR.get(name.lower()) or FAMILIAR.get(name.lower().split()[0] if name.split() else "")
         for name in names
     ]
     # Of two classes with the same usual colour ("lake", "river") only the first gets it.
-    taken = {c for i, c in enumerate(chosen) if c is not None and c not in chosen[:i]}
-    chosen = [c if c is not None and c not in chosen[:i] else None for i, c in enumerate(chosen)]
-    spare = (c for c in PALETTE if c not in taken)
-    # Beyond the palette, hues in steps of the golden angle: consecutive classes differ clearly.
-    return [c or next(spare, None) or _hue(i) for i, c in enumerate(chosen)]
+    chosen = [c if c is not None and c not in usual[:i] else None for i, c in enumerate(usual)]
+    taken = [c for c in chosen if c is not None]
+    # First those of the same usual colour, which only a shade of it suits: meadows are no red.
+    for i in sorted(range(len(names)), key=lambda i: usual[i] is None):
+        if chosen[i] is None:
+            # Beyond the palette, hues in steps of the golden angle: consecutive classes differ clearly.
+            chosen[i] = _first_apart([*_shades(usual[i]), *PALETTE, *map(_hue, range(i, i + 256))], taken)
+            taken.append(chosen[i])
+    return chosen
+
+
+def _shades(color: RGB | None) -> list[RGB]:
+    """A lighter and a darker one of a colour."""
+    if color is None:
+        return []
+    return [tuple(round(c + (255 - c) * 0.5) for c in color), tuple(round(c * 0.6) for c in color)]
+
+
+def _first_apart(candidates: Sequence[RGB], taken: Sequence[RGB]) -> RGB:
+    """The first colour that looks like none that is taken; where all do, the one that looks least so."""
+    if not taken:
+        return candidates[0]
+    apart = np.linalg.norm(np.array(candidates)[:, None] - np.array(taken), axis=-1).min(1)
+    return candidates[int(np.argmax(apart >= APART) if apart.max() >= APART else np.argmax(apart))]
 
 
 def _hue(i: int) -> RGB:

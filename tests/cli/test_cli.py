@@ -201,6 +201,16 @@ def test_version_and_help(run_cli):
     assert "import-caffe" in run_cli("--help")[1]
 
 
+def test_examples_in_the_help_are_commands_without_holes(run_cli):
+    """Indentation of a continued line would stand in the middle of the wrapped one."""
+    from labelscape.cli import VERBS
+
+    for verb in VERBS:
+        lines = [line[4:] for line in run_cli(verb.NAME, "--help")[1].splitlines() if line[:4] == " " * 4]
+        example = [line for line in lines if line[0] != " "]  # what options are about stands farther right
+        assert not [line for line in example if "  " in line], verb.NAME
+
+
 def test_a_target_among_the_inputs_is_told_its_option(run_cli):
     code, _, talk = run_cli("export", "m.safetensors", "m.onnx")
     assert code == 2 and "(m.onnx). What is written is named with --out" in talk

@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import re
 import sys
+from typing import Any
 
 import typer
 from typer.core import TyperCommand
@@ -54,6 +56,11 @@ class Verb(TyperCommand):
     """A verb that answers an unknown option with the one that was probably meant, by its words too, and a
     target among the inputs with the option that it belongs to.
     """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        # A long example goes on in a second line. Wrapped, its indentation would stand in the middle.
+        self.help = re.sub(r"\n {4,}(?=\S)", " ", self.help or "")
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         try:
