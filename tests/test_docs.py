@@ -125,6 +125,31 @@ def test_links_to_files_lead_somewhere(page):
             assert path.exists() or path in made, f"{page.name} links to {target}"
 
 
+# ------------------------------------------------------------------------------------- words are found
+
+WORDS = {
+    "README.md": "semantic segmentation, accuracy assessment, error-adjusted, spatial cross-validation, "
+    "active learning, transfer learning, out-of-distribution",
+    "docs/concepts/splits.md": "spatial cross-validation, spatial autocorrelation, buffer",
+    "docs/concepts/unfamiliar.md": "out-of-distribution, area of applicability, Mahalanobis",
+    "docs/how-to/big-scenes.md": "sliding-window",
+    "docs/how-to/corrections.md": "active learning",
+    "docs/how-to/defensible-areas.md": "accuracy assessment, error-adjusted, stratified, Olofsson",
+    "docs/how-to/fine-tuning.md": "transfer learning, ImageNet, learning rate",
+    "docs/how-to/labels.md": "reference data, ground truth",
+    "docs/how-to/outputs.md": "minimum mapping unit, vectorize",
+    "docs/how-to/own-scene.md": "batch size, class imbalance, data augmentation, learning rate",
+    "docs/how-to/tuning.md": "hyper-parameter",
+}
+"""What people of the field search for: somewhere on the page that answers it."""
+
+
+@pytest.mark.parametrize("page", WORDS)
+def test_pages_have_the_words_that_the_field_searches_for(page):
+    text = " ".join((ROOT / page).read_text().lower().split())
+    assert [word for word in WORDS[page].split(", ") if word.lower() not in text] == []
+
+
 # -------------------------------------------------------------------------------------------- blocks run
 
 

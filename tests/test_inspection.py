@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import world
 from safetensors.numpy import save as to_bytes
 
@@ -24,6 +25,7 @@ from labelscape.inspection.beside import ENDINGS
 from labelscape.maps.outputs import all_outputs
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
+from labelscape.scenes.vectors import write_layer
 from labelscape.scoring.engines import state_arrays
 
 
@@ -236,6 +238,24 @@ def test_polygons_of_a_map_have_its_classes_and_areas(tmp_path, suffix):
     assert layer["crs"] == ("EPSG:4326" if suffix == ".geojson" else "EPSG:32633")
     json.dumps(found.to_dict(), allow_nan=False)
     assert "water" in found.text
+
+
+def test_a_review_file_says_how_many_areas_are_answered_and_what_to_do(tmp_path):
+    columns = {"class": "water", "class_right": None, "answer": None}
+    path = tmp_path / "review.gpkg"
+    answers = [("field", None), (None, "right"), (None, None), ("", "")]
+    given = [columns | {"class_right": right, "answer": answer} for right, answer in answers]
+    write_layer(
+        str(path),
+        shapely.to_wkb([shapely.box(i, 0, i + 1, 1) for i in range(4)]),
+        {name: np.array([row[name] for row in given], object) for name in columns},
+        layer="review",
+        geometry="Polygon",
+        crs="EPSG:32633",
+    )
+    found = info(path)
+    assert found.facts["answered"] == 2 and rows(found)["answered"] == "2 of 4 areas"
+    assert f"--corrections {path}" in rows(found)["use"] and "COLUMN" not in rows(found)["use"]
 
 
 def test_polygons_of_others_and_lost_files_of_a_shapefile(tmp_path):

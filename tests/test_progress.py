@@ -27,6 +27,12 @@ def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
     assert lines[2].startswith("train: 2 steps in ") and lines[-1].startswith("map: 1 tile in ")
 
 
+def test_large_numbers_are_written_as_in_tables(capsys):
+    with progress.bar("score", 110_043, "labelled pixels") as tick:
+        tick(110_043)
+    assert capsys.readouterr().err.startswith("score: 110,043 labelled pixels in ")
+
+
 def test_the_first_of_many_units_says_nothing_of_the_rest(capsys, monkeypatch):
     """It opens the files: 100 units after a first one of 20 s would be 33 minutes, and take one."""
     clock = iter(range(0, 1000, 20))

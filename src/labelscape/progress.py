@@ -112,7 +112,7 @@ def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
 
     yield tick
     unit = unit.removesuffix("s") if done == 1 else unit
-    print_line(f"{title}: {done} {unit} in {time.monotonic() - start:.1f} s".replace("  ", " "))
+    print_line(f"{title}: {done:,} {unit} in {time.monotonic() - start:.1f} s".replace("  ", " "))
 
 
 def in_words(seconds: float) -> str:

@@ -342,6 +342,10 @@ def test_two_interpreters_answer_one_sample(made, tmp_path):
     refused("different samples", raster, points, second=samples.answer(tmp_path / "t.gpkg", ground))
     refused("first interpreter's own file", raster, points, second=points)
     refused("No point of .*s_second.gpkg has an answer", raster, points, second=tmp_path / "s_second.gpkg")
+    # Just drawn, both are empty: the first interpreter's is named.
+    empty = shutil.copy(points, tmp_path / "empty.gpkg")
+    samples.edit(empty, "UPDATE points SET reference = NULL")
+    refused("No point of .*empty.gpkg has an answer", raster, empty, second=tmp_path / "s_second.gpkg")
     copied = shutil.copy(points, tmp_path / "copied.gpkg")
     found = assess(raster, points, second=copied)
     assert any("gave the same answer at all 300 points" in note for note in found.notes)

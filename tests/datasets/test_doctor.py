@@ -72,10 +72,10 @@ def test_what_lies_outside_a_mask_is_not_counted(tmp_path):
     white = np.full((96, 64), 255, np.uint8)
     findings = one(tmp_path, white, spec=LabelRules(threshold=128, classes={"other": 0, "road": 1}))
     assert "1 labelled pixels" not in only(findings, "classes").text
-    assert f"{96 * 64} labelled pixels: road 100.0 %" in only(findings, "classes").text
+    assert f"{96 * 64:,} labelled pixels: road 100.0 %" in only(findings, "classes").text
     classes = np.where(np.arange(64) < 32, 0, 7).astype(np.uint8)[None].repeat(96, axis=0)
     text = only(one(tmp_path, classes), "classes").text
-    assert f"{96 * 64} labelled pixels: class 0 50.0 %, class 7 50.0 %" in text
+    assert f"{96 * 64:,} labelled pixels: class 0 50.0 %, class 7 50.0 %" in text
 
 
 def test_merged_classes_are_shown(tmp_path):
@@ -85,7 +85,7 @@ def test_merged_classes_are_shown(tmp_path):
     findings = check_data([w.scene], [file], spec=land)
     assert kinds(findings) == {"one-class"}
     pixels = int((w.classes > 0).sum())
-    assert only(findings, "classes").text == f"1 class, {pixels} labelled pixels: land 100.0 %."
+    assert only(findings, "classes").text == f"1 class, {pixels:,} labelled pixels: land 100.0 %."
     said = only(findings, "values").text
     assert "3 (not used)" in said and "7 land" in said and "9 land" in said and "class" not in said
     absent = only(check_data([w.scene], [file], spec=LabelRules(merge={"a": ("class 4",)})), "merge")
@@ -187,7 +187,7 @@ def test_classes_are_counted_over_all_files(tmp_path):
     findings = check_data([w.scene for w in scenes], labels, spec=LEGEND, part_of=["train", "test"])
     water = 96 * 96 + (scenes[1].classes == 0).sum()
     total = 96 * 96 + 96 * 128
-    assert f"{total} labelled pixels: water {100 * water / total:.1f} %" in only(findings, "classes").text
+    assert f"{total:,} labelled pixels: water {100 * water / total:.1f} %" in only(findings, "classes").text
     absent = only(findings, "absent-class")
     assert (
         absent.severity == "error"
@@ -537,7 +537,7 @@ def test_labels_in_a_local_crs_of_the_scenes_pixels_are_read_as_training_reads_t
     findings = check_data([w.scene], [labels])
     assert not kinds(findings, "error")
     assert "read pixel on pixel" in only(findings, "crs").text
-    assert f"3 classes, {w.classes.size} labelled pixels" in only(findings, "classes").text
+    assert f"3 classes, {w.classes.size:,} labelled pixels" in only(findings, "classes").text
 
 
 def test_fill_values_whose_square_is_beyond_float32_raise_no_warning(tmp_path):

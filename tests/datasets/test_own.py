@@ -103,6 +103,10 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     polygons = world.label_polygons(a, tmp_path / "p.gpkg")
     with open_dataset([a.scene], [polygons], spec=LabelRules(class_column="kind")) as dataset:
         assert dataset.report[0].startswith("field: ")
+    # Counts are of one scene: of which, where there are several.
+    with open_dataset([a.scene, a.scene], [polygons], spec=LabelRules(class_column="kind")) as dataset:
+        first = dataset.report.index("of 2 scenes the first, a (data check tells of all):")
+        assert dataset.report[first + 1].startswith("field: ")
 
 
 def test_masks_of_0_and_255_are_not_taken_for_unlabelled(tmp_path):

@@ -78,8 +78,9 @@ def assess(
     mapped, area = _at_points(raster, drawn, other_map, tick)
     counted = _counted(raster, drawn, other_map, tick)
     answers = read_answers(points, drawn, drawn.legend, column)
-    other = None if second is None else _second(second, drawn, points, column)
+    # Before the second interpreter's: of two files without answers the first one is named.
     notes = (*_notes(drawn, answers, made, independent), *_elsewhere(drawn, counted))
+    other = None if second is None else _second(second, drawn, points, column)
     found = _estimated(drawn, mapped, answers, area, counted, bootstrap, seed)
     # Reported, not part of the intervals: these hold the error of sampling, not that of interpreters.
     between = None if other is None else agreement(answers.classes, other.classes, len(drawn.legend))

@@ -191,6 +191,9 @@ def _label_report(scenes: Sequence[LabelledScene], opened: _Files) -> list[str]:
     # One file for all scenes says most of it again for each.
     said = dict.fromkeys((note, str(file)) for one, file in zip(scenes, files) for note in one.labels.notes)
     counts = [line for line in first.report if line not in first.notes]
+    if counts and len(scenes) > 1:
+        # "58 in the scene" must not be read as all of them.
+        counts.insert(0, f"of {len(scenes)} scenes the first, {scenes[0].name} (data check tells of all):")
     return [*unused, *_alike([(note, [file]) for note, file in said], "label files"), *counts]
 
 

@@ -9,7 +9,9 @@ from labelscape.areas.polygon_files import COLUMNS
 from labelscape.errors import BadFile
 from labelscape.evaluation.text import area_lines
 from labelscape.inspection.card import Info, damaged, lines, size_text
+from labelscape.labels.corrections import ANSWER, RIGHT
 from labelscape.scenes.vectors import PARQUET, layer_facts, layers_of, need_pyarrow, queried
+from labelscape.text import typed
 
 SHAPEFILE = {".dbf": "its table of columns", ".prj": "its CRS", ".shx": "the index of its shapes"}
 """Files that a Shapefile is made of beside .shp, and what is lost without them."""
@@ -36,10 +38,19 @@ def polygons(path: Path) -> Info | None:
     card["Missing files"] = ", ".join(f"{name} ({SHAPEFILE[name[-4:].lower()]})" for name in lost)
     # By the columns: names of layers may have been changed since.
     own = any(layer["classes"] for layer in layers)
-    made_here = "areas of a map: open them in QGIS, which takes the colours from the file; or "
-    card["use"] = (made_here if own else "") + (
-        "labels for training: labelscape train SCENE --labels FILE --class-column COLUMN --layer LAYER"
-    )
+    review = next((layer for layer in layers if {RIGHT, ANSWER} <= layer["columns"].keys()), None)
+    if review is not None:
+        facts["answered"] = _answered(path, review["name"])
+        card["answered"] = f"{facts['answered']:,} of {review['features']:,} areas"
+        card["use"] = (
+            "answer it in QGIS over imagery; then labelscape train SCENE "
+            f"--labels OLD --corrections {typed(path)} --network NETWORK --start MODEL"
+        )
+    else:
+        made_here = "areas of a map: open them in QGIS, which takes the colours from the file; or "
+        card["use"] = (made_here if own else "") + (
+            "labels for training: labelscape train SCENE --labels FILE --class-column COLUMN --layer LAYER"
+        )
     table = [line for layer in layers for line in ("", *_as_text(layer))][1:]
     return Info("polygons", str(path), facts, lines(card, table))
 
@@ -80,6 +91,14 @@ def _classes(path: Path, layer: str) -> list[dict[str, Any]]:
     )
     with damaged(f"{path} has other columns than a map's polygons"):
         return [_class(*row) for row in rows]
+
+
+def _answered(path: Path, layer: str) -> int:
+    """Areas of a review file with an answer of any kind."""
+    quoted = '"' + layer.replace('"', '""') + '"'
+    given = " OR ".join(f"COALESCE(\"{column}\", '') <> ''" for column in (RIGHT, ANSWER))
+    ((count,),) = queried(path, f"SELECT COUNT(*) FROM {quoted} WHERE {given}")
+    return int(count)
 
 
 def _class(value: Any, name: Any, polygons: Any, pixels: Any, hectares: Any) -> dict[str, Any]:

@@ -313,7 +313,7 @@ def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) ->
         ]
     table = some([f"{name} {share(n, whole)}" for name, n in total.most_common()], 24)
     findings.append(
-        Finding("classes", "info", "all files", f"{counted(len(names))}, {whole} labelled pixels: {table}.")
+        Finding("classes", "info", "all files", f"{counted(len(names))}, {whole:,} labelled pixels: {table}.")
     )
     for name in names:
         if not total[name]:
@@ -329,7 +329,7 @@ def check_classes(counts: Mapping[str | None, Counter], names: Sequence[str]) ->
         elif total[name] < 1e-3 * whole:
             # One in a thousand (ours): few training crops contain it.
             text = (
-                f"The class {name!r} is rare: {total[name]} pixels, {share(total[name], whole)} of the "
+                f"The class {name!r} is rare: {total[name]:,} pixels, {share(total[name], whole)} of the "
                 "labelled "
                 "pixels."
             )
