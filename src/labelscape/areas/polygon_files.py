@@ -97,7 +97,7 @@ def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | Non
         with private_folder(path.parent) as folder:
             package = folder / "polygons.gpkg"
             # The copy is read once from end to end: an index would only cost time.
-            with writing(package) as copy:
+            with writing(package, indexed=False) as copy:
                 _write_package(copy, batches, crs, SPATIAL_INDEX="NO")
             # RFC7946: without it GDAL writes GeoJSON of 2008 in the map's own CRS, which RFC 7946 abolished;
             # with it, it is reprojected to WGS 84.

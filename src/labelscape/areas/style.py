@@ -5,12 +5,26 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import xml.etree.ElementTree as xml
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from labelscape.legend import RGB, Legend
 from labelscape.rasters.style import polygons_sld, qml_text
 from labelscape.scenes.vectors import written_at
+
+
+@contextlib.contextmanager
+def edited(path: Path) -> Iterator[sqlite3.Connection]:
+    """A GeoPackage that GDAL has closed, open to add tables to it. Raises OSError where it cannot be written,
+    as GDAL's writers here do (`vectors.writing`).
+    """
+    try:
+        # closing(...), base: the connection as a context manager commits, but does not close.
+        with contextlib.closing(sqlite3.connect(path)) as base, base:
+            yield base
+    # Of a full disk SQLite has an error of its own, which is no OSError.
+    except sqlite3.OperationalError as error:
+        raise OSError(str(error)) from error
 
 
 def add_style(path: Path, layer: str, legend: Legend) -> None:
@@ -23,8 +37,7 @@ def store_style(
     path: Path, layer: str, qml: str, name: str, description: str, *, sld: str | None = None
 ) -> None:
     """Store a default style for `layer` in the table `layer_styles`, with the columns that QGIS creates."""
-    # closing(...), base: the connection as a context manager commits, but does not close.
-    with contextlib.closing(sqlite3.connect(path)) as base, base:
+    with edited(path) as base:
         (column,) = base.execute(
             "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
         ).fetchone()

@@ -22,7 +22,7 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
-from labelscape.areas.style import store_style
+from labelscape.areas.style import edited, store_style
 from labelscape.assessment.form import footprints_style, points_style
 from labelscape.errors import BadFile, BadInput
 from labelscape.files import written_whole
@@ -130,7 +130,7 @@ def write_sample(path: Path, design: Design, order: np.ndarray, *, overwrite: bo
         store_style(part, FOOTPRINTS, footprints_style(), "pixels", "outlines of the pixels")
         # After the layers: GDAL has closed the file, whose lock would refuse a second writer.
         text = design.to_json()
-        with contextlib.closing(sqlite3.connect(part)) as base, base:
+        with edited(part) as base:
             # The name of a table cannot be a parameter; this one is a constant.
             base.execute(f"CREATE TABLE {TABLE} (id INTEGER PRIMARY KEY, design TEXT, sha256 TEXT)")
             base.execute(f"INSERT INTO {TABLE} (design, sha256) VALUES (?, ?)", (text, _hash(text)))

@@ -6,10 +6,11 @@ import datetime
 import json
 import os
 import re
+import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -451,8 +452,10 @@ def _warned() -> Iterator[list[str]]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[str]:
-    """The path under which GDAL writes the file `path`. Raises OSError where it cannot be written."""
+def writing(path: Path, *, indexed: bool = True) -> Iterator[str]:
+    """The path under which GDAL writes the file `path`; `indexed` where layers of a GeoPackage have a spatial
+    index. Raises OSError where it cannot be written.
+    """
     import pyogrio
 
     try:
@@ -466,6 +469,20 @@ def writing(path: Path) -> Iterator[str]:
         pyogrio.errors.CRSError,
     ) as error:
         raise OSError(str(error).rstrip(".")) from error
+    if indexed and path.suffix.lower() == ".gpkg" and path.exists():
+        _check_index(path)
+
+
+def _check_index(path: Path) -> None:
+    """Raises OSError where a layer of a GeoPackage has no spatial index: on a full disk GDAL leaves it out
+    without a word, and the file is slow, and of other bytes than elsewhere.
+    """
+    with closing(sqlite3.connect(path)) as base:
+        tables = {name for (name,) in base.execute("SELECT name FROM sqlite_master")}
+        layers = base.execute("SELECT table_name, column_name FROM gpkg_geometry_columns").fetchall()
+    for layer, column in layers:
+        if f"rtree_{layer}_{column}" not in tables:
+            raise OSError(f"there was no room for the spatial index of its layer {layer}")
 
 
 def append_polygons(
