@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,6 +36,7 @@ from labelscape.maps.run import map_scene
 from labelscape.progress import heard_by
 from labelscape.scoring.stitch import _contributing
 from labelscape.scoring.tiles import TilePlan
+from labelscape.version import build
 from labelscape.workers import cluster
 from labelscape.workers.calls import Call, ClusterLost
 from labelscape.workers.cluster import connected, outcomes
@@ -384,9 +386,17 @@ def test_workers_of_a_cluster_are_waited_for_and_a_few_are_enough(client, monkey
     assert "only 2 of 3 workers have joined; the work begins" in said
 
 
-@pytest.mark.parametrize(("package", "here"), [("labelscape", labelscape), ("torch", torch)])
+@pytest.mark.parametrize(
+    ("package", "other", "here"),
+    [
+        ("labelscape", "0.0.1", build()),
+        # A copy from between two releases: its version is the same, its code is not.
+        ("labelscape", f"{labelscape.__version__} (code 0123456789)", build()),
+        ("torch", "0.0.1", torch.__version__),
+    ],
+)
 def test_a_worker_with_another_version_is_refused_by_name_before_the_work(
-    client, model, tmp_path, package, here
+    client, model, tmp_path, package, other, here
 ):
     (scene,) = scenes_of(tmp_path / "in", 1)
     one = sorted(client.nthreads())[0]
@@ -394,17 +404,38 @@ def test_a_worker_with_another_version_is_refused_by_name_before_the_work(
     def version(number):
         import importlib
 
-        importlib.import_module(package).__version__ = number
+        if package == "labelscape":
+            importlib.import_module("labelscape.version").build = lambda: number
+        else:
+            importlib.import_module(package).__version__ = number
 
-    client.run(version, "0.0.1", workers=[one])
+    client.run(version, other, workers=[one])
     try:
         with pytest.raises(BadInput, match="1 of 2 workers cannot do this job") as told:
             map_scenes(model, [scene], tmp_path / "maps", cluster=client, **QUICK)
     finally:
-        client.run(version, here.__version__, workers=[one])
-    said = f"{one} ({socket.gethostname()}): it has {package} 0.0.1, here is {here.__version__}"
+        client.run(version, here, workers=[one])
+    said = f"{one} ({socket.gethostname()}): it has {package} {other}, here is {here}"
     assert said in str(told.value) and str(told.value).count("  - ") == 1
     assert not (tmp_path / "maps").exists()
+
+
+def test_a_copy_of_the_package_with_other_code_is_another_build(tmp_path):
+    """Two checkouts of one version, of which one was changed: a map of both would be mixed."""
+    package = Path(labelscape.__file__).parent
+    copy = tmp_path / "labelscape"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def built():
+        code = f"import runpy; print(runpy.run_path({str(copy / 'version.py')!r})['build']())"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert built().strip() == build() and build().startswith(f"{labelscape.__version__} (code ")
+    file = copy / "maps" / "plan.py"
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    assert built().strip() == build()
+    file.write_bytes(file.read_bytes() + b"\n# changed\n")
+    assert built().strip() != build()
 
 
 def test_a_worker_that_joins_later_with_another_version_does_no_work(client):

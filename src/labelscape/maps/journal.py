@@ -33,7 +33,7 @@ from labelscape.scoring.fade import HANN
 from labelscape.scoring.scorer import second_task
 from labelscape.scoring.tiles import TilePlan
 from labelscape.stages import stage
-from labelscape.version import __version__
+from labelscape.version import build
 from labelscape.workers.store import Store
 
 TORCH = "torch"
@@ -66,8 +66,8 @@ def tile_key(
     seen = None if plan.around is None else (tile.seen for tile in plan.with_neighbours())
     return {
         **request.model_dump(mode="json", include=set(request.fields_that(Affects.TILES)) - RESOLVED),
-        # Another version may compute other values: its tiles are not mixed with these.
-        "version": __version__,
+        # Other code may compute other values: its tiles are not mixed with these.
+        "version": build(),
         # Hashed, so that a checkpoint renamed or copied elsewhere shares tiles, and one trained again does
         # not.
         "models": [fingerprint(m) for m in models],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from labelscape.errors import BadInput
 from labelscape.progress import heard_by
-from labelscape.version import __version__
+from labelscape.version import build
 from labelscape.workers.calls import Returned
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ TOPIC = "labelscape"
 
 
 def versions_for(*, network: bool) -> dict[str, str]:
-    """Package -> version, of those that have to be the same everywhere. Without a network torch is none of
-    them: importing it takes seconds and 300 MB in every worker.
+    """Package -> version, of those that have to be the same everywhere; Labelscape's with a hash of its code,
+    since copies of one version may differ. Without a network torch is none of them: importing it takes
+    seconds and 300 MB in every worker.
     """
     if not network:
-        return {"labelscape": __version__}
-    return {"labelscape": __version__, "torch": _torch_version()}
+        return {"labelscape": build()}
+    return {"labelscape": build(), "torch": _torch_version()}
 
 
 def _torch_version() -> str:

@@ -164,6 +164,10 @@ def _versions() -> Callable[[tuple[str, ...]], dict[str, Any]]:
         for name in packages:
             try:
                 found[name] = str(importlib.import_module(name).__version__)
+                # Not of every version: one without it differs from this one in any case.
+                module = importlib.import_module("labelscape.version") if name == "labelscape" else None
+                of_code = getattr(module, "build", None)
+                found[name] = of_code() if of_code else found[name]
             except ImportError:
                 found[name] = None
         return found
