@@ -2,6 +2,7 @@
 first step, and nothing done is lost.
 """
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import world
 
 import labelscape.evaluation.measure as measure
 import labelscape.training.loop as loop
+import labelscape.training.run as running
 from labelscape.checkpoint import load
 from labelscape.contract import bands
 from labelscape.errors import BadFile, BadInput, BadOption
@@ -267,3 +269,23 @@ def test_two_trainings_in_one_folder_are_told_apart(tmp_path):
     assert sorted(p.name for p in out.iterdir()) == [
         f"{name}{ending}" for name in ("fcn", "skip") for ending in (".csv", ".safetensors", "_times.json")
     ]
+
+
+def test_what_another_training_finished_while_this_one_waited_is_not_trained_again(tmp_path, monkeypatch):
+    """The file was checked before the lock: all steps were made before the end was refused."""
+    w = world.make(tmp_path, 96, 128, nodata=0)
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    data = {"images": [str(w.scene)], "labels": [str(labels)], "block": 32}
+    recipe = {"data": data, "network": "fcn", "steps": 1, "crop": 32, "device": "cpu"}
+
+    @contextmanager
+    def waited(path, **how):
+        path.write_bytes(b"the other's")
+        yield
+
+    monkeypatch.setattr(running, "locked", waited)
+    lines = []
+    with pytest.raises(BadFile, match=r"fcn.safetensors exists"):
+        train(recipe, tmp_path / "run", score=False, say=lines.append)
+    assert not [line for line in lines if "steps in" in line]
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["fcn.safetensors"]

@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,6 +20,7 @@ import labelscape as ls
 import labelscape.evaluation.measure as measure
 import labelscape.training.run as running
 import labelscape.training.tune as tuning
+import labelscape.training.tune_study as studies
 from labelscape.checkpoint import load, save
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.training.outputs import checkpoint_path, state_path
@@ -186,6 +187,34 @@ def test_two_processes_share_a_search(settings, tmp_path, quick):
     assert said[-1] == "trial 0 is still running; the process that ends it will score the winner"
     assert [one.state for one in found.trials] == ["finished"] * 3 and len(quick.recipes) == 3
     assert quick.scored == ["test"]
+
+
+def test_a_trial_that_ends_while_another_process_waits_for_it_is_not_taken(settings, tmp_path, monkeypatch):
+    """The second process saw it running, and had its lock when the first had stored its score."""
+    import optuna
+
+    space = space_of(OVER, tuning._settled(settings))
+    out = tmp_path / "search"
+    study = optuna.create_study(direction="maximize")
+    with ExitStack() as held:
+        first, _ = studies.next_trial(study, out, space, trials=2, seed=0, held=held)
+    real = studies.locked
+
+    @contextmanager
+    def waited(path, **how):
+        if how.get("of") == "trial" and study.get_trials()[0].state == optuna.trial.TrialState.RUNNING:
+            study.tell(first, 0.5)
+        with real(path, **how):
+            yield
+
+    monkeypatch.setattr(studies, "locked", waited)
+    with ExitStack() as held:
+        second, _ = studies.next_trial(study, out, space, trials=2, seed=0, held=held)
+        assert second.number == 1
+    assert study.get_trials()[0].value == 0.5
+    # The lock of the first is free again.
+    with real(studies.place_of(out, 0), of="trial"):
+        pass
 
 
 def test_trials_that_fail_have_their_cause_and_the_search_goes_on(settings, tmp_path, quick):

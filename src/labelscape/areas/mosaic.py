@@ -134,6 +134,8 @@ def mosaic(
         check_new(path, overwrite=overwrite)
     # One lock for the files of all zones: two mosaics of one name would mix theirs.
     with locked(Path(out)):
+        for path in targets:  # once more: another one may have been finished meanwhile
+            check_new(path, overwrite=overwrite)
         files, notes = [], list(listed.notes)
         for zone, (path, grid) in enumerate(zip(targets, grids)):
             blocks = MosaicBlocks(sources, legend, method, grid, zone if len(grids) > 1 else None)

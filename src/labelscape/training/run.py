@@ -224,6 +224,8 @@ def _make_place(recipe: Recipe, out: Path, fabric: Fabric, overwrite: bool, held
             for network in networks:
                 # As long as it trains: a second run in the folder would overwrite this one's state.
                 held.enter_context(locked(checkpoint_path(out, network)))
+            # Once more: while this one waited for the lock, the other may have finished.
+            check_new(target, overwrite=overwrite)
         except BadFile as error:
             failed = error
     # All processes raise it: one that waited for another would wait for ever.

@@ -139,13 +139,18 @@ def next_trial(
         everything, trial = study.get_trials(deepcopy=False), None
         left = [one for one in everything if one.state == optuna.trial.TrialState.RUNNING]
         for one in left:
-            try:
-                # The system frees a lock when its process ends: where it is free, nobody works at the trial.
-                held.enter_context(locked(place_of(out, one.number), of="trial"))
-            except BadFile:
-                continue
-            trial = optuna.trial.Trial(study, one._trial_id)
-            break
+            with ExitStack() as tried:
+                try:
+                    # The system frees a lock when its process ends: where it is free, nobody works at the
+                    # trial.
+                    tried.enter_context(locked(place_of(out, one.number), of="trial"))
+                except BadFile:
+                    continue
+                # Its process may have ended it while this one waited for the lock.
+                if study.get_trials(deepcopy=False)[one.number].state == optuna.trial.TrialState.RUNNING:
+                    held.enter_context(tried.pop_all())
+                    trial = optuna.trial.Trial(study, one._trial_id)
+                    break
         if trial is None and len(everything) >= trials:
             return None
         number = len(everything) if trial is None else trial.number
