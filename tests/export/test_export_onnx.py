@@ -69,7 +69,7 @@ def test_onnxruntime_gives_what_torch_gives(network, tmp_path):
     assert done.difference <= 1e-4 and done.changed == 0
 
 
-@pytest.mark.parametrize("network", ["fcn", "unpooling"])
+@pytest.mark.parametrize("network", ["fcn", "unpooling", "dgcwnet"])
 def test_a_dynamic_network_takes_any_multiple_of_its_stride(network, tmp_path):
     checkpoint = made(network)
     done = export_model(checkpoint, tmp_path / "m.onnx", dynamic=True)

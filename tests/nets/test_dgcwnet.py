@@ -517,3 +517,15 @@ def test_options_that_cannot_be_are_named(options: dict, error: type[Exception],
 def test_an_unknown_weighting_of_the_kernel_is_named() -> None:
     with pytest.raises(UnknownName, match="softmax"):
         relation_sum(*five(pixels=2), weighting="softmx")
+
+
+def test_it_is_exported_for_any_size() -> None:
+    """The loop over queries was as long as that of the example: no other size went through."""
+    net = dgcwnet(in_channels=3, classes=4, backbone="resnet10t", width=8, head_width=8, aux_width=8).eval()
+    rows, columns = (8 * torch.export.Dim(name, min=2, max=64) for name in ("rows", "columns"))
+    program = torch.export.export(
+        net, (torch.randn(1, 3, 64, 64),), dynamic_shapes=({2: rows, 3: columns},)
+    ).module()
+    for height, width in ((64, 64), (96, 128), (200, 72)):
+        image = torch.randn(1, 3, height, width)
+        torch.testing.assert_close(program(image), net(image), rtol=1e-4, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from labelscape.errors import BadInput, BadOption
 from labelscape.export.graph import Graph
 from labelscape.exported_formats import GRAPH, graph_digest
+from labelscape.nets.blocks import at_any_size
 from labelscape.scoring.onnx_graph import recorded
 
 OPSETS = range(14, 21)
@@ -40,7 +42,8 @@ def onnx_bytes(
 
     free = {0: "batch", 2: "rows", 3: "columns"} if dynamic else {0: "batch"}
     try:
-        made = recorded(graph, image, opset, (IMAGE, PROBABILITIES), free)
+        with at_any_size() if dynamic else nullcontext():
+            made = recorded(graph, image, opset, (IMAGE, PROBABILITIES), free)
     except MemoryError:
         raise
     # Each operator that has no form in ONNX fails in a way of its own.

@@ -36,6 +36,26 @@ def as_recorded() -> Iterator[None]:
         _recorded.reset(token)
 
 
+_any_size = ContextVar("any_size", default=False)
+
+
+def is_any_size(side: int) -> bool:
+    """Is the network recorded for images of any size? A loop whose length follows from a side would be fixed
+    at the size of the example.
+    """
+    return isinstance(side, torch.SymInt) or _any_size.get()
+
+
+@contextmanager
+def at_any_size() -> Iterator[None]:
+    """Networks compute inside in forms whose steps do not depend on the image's size."""
+    token = _any_size.set(True)
+    try:
+        yield
+    finally:
+        _any_size.reset(token)
+
+
 class Network(nn.Module):
     """The contract of every network in the catalogue.
 

@@ -164,7 +164,8 @@ def shrink(features: Tensor, ratio: int, how: str, align_corners: bool) -> Tenso
     if ratio == 1:
         return features
     if how == "bilinear":
-        height, width = (-(-side // ratio) for side in features.shape[-2:])
+        # Not -(-side // ratio): recorded as ONNX, a negative number is rounded towards 0.
+        height, width = ((side + ratio - 1) // ratio for side in features.shape[-2:])
         return resize(features, (height, width), align_corners=align_corners)
     pool = F.max_pool2d if how == "max" else F.avg_pool2d
     return pool(features, ratio, ceil_mode=True)

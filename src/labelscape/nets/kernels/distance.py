@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from labelscape.errors import UnknownName
-from labelscape.nets.blocks import is_recorded, without_autocast
+from labelscape.nets.blocks import is_any_size, is_recorded, without_autocast
 
 WEIGHTINGS = ("dbs", "softmax", "tanh")
 """f of eq. 3, over channels: divided by the sum (the paper's choice), softmax, element-wise tanh."""
@@ -66,8 +66,9 @@ def relation_sum(
 
     `query`, `key`, `value` (N, C, P); `weight` (C', C) and `bias` (C',) are the first convolution's; -> (N,
       C', P). Half precision is
-    raised to float32, inside autocast too, and stays so in the result: the sum has P terms. Raises
-    UnknownName for another `weighting`.
+    raised to float32, inside autocast too, and stays so in the result: the sum has P terms. Recorded for any
+    size it takes all queries at once, with tensors of (N, C, P, P). No second derivatives, and none of
+    torch.func: torch refuses both. Raises UnknownName for another `weighting`.
     """
     if weighting not in WEIGHTINGS:
         raise UnknownName("weighting", weighting, WEIGHTINGS)
@@ -77,6 +78,8 @@ def relation_sum(
         inputs = [
             tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in given
         ]
+        if is_any_size(pixels):
+            return _at_once(*inputs, weighting)
         budget = (
             CHUNK_BYTES.get(query.device.type, CHUNK_BYTES["cuda"]) if chunk_bytes is None else chunk_bytes
         )
@@ -186,6 +189,16 @@ def _forward(
         sums[:, chunk] = hidden.sum(-1)                                        # (N, m, C')  eq. 5
     return sums.mT                                                             # (N, C', P)
 # fmt: on
+
+
+def _at_once(
+    query: Tensor, key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, weighting: str
+) -> Tensor:
+    """`_forward` without a loop."""
+    distance = (query.mT[..., None] - key[:, None]).square()  # (N, P, C, P)  eq. 2
+    share, _ = weigh(distance, weighting)  # (N, P, C, P)  eq. 3
+    per_query = weight * value.mT[..., None, :]  # (N, P, C', C)  W1 diag V_i
+    return (per_query @ share + bias[:, None]).relu().sum(-1).mT  # (N, C', P)  eqs. 4, 5
 
 
 def _through_weighing(to_share: Tensor, share: Tensor, total: Tensor | None, weighting: str) -> Tensor:
