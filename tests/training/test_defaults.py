@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import world
 from processes import PATIENCE
 
 import labelscape.training.data as opening
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.nets.catalog import NETWORKS, create_model, entry
 from labelscape.nets.tables import TABLES
+from labelscape.training.beforehand import check_beforehand
 from labelscape.training.papers import setting_of
 from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, make_recipe
 from labelscape.training.rehearse import rehearse
@@ -151,10 +155,58 @@ def test_a_network_in_training_says_what_one_value_per_channel_needs():
     net(torch.randn(2, 3, 8, 8))
 
 
+def in_two_processes(folder, program, *arguments):
+    """What a program that torchrun starts twice ends with."""
+    (folder / "program.py").write_text(program)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    return subprocess.run(
+        [sys.executable, *torchrun, str(folder / "program.py"), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_a_rehearsal_of_two_processes_has_their_shares_of_a_batch_and_is_printed_once(tmp_path):
+    w = world.make(tmp_path, 96, 128, bands=3, nodata=0)
+    labels = world.label_raster(w, tmp_path / "labels.tif")
+    program = (
+        "import labelscape.training.rehearse as rehearsal\n"
+        "from labelscape.cli import main\n"
+        "real = rehearsal.update\n"
+        "def watched(net, optimizer, fabric, batch, *rest):\n"
+        "    print(f'crops {[len(part[0][0]) for part in batch]}\\n', end='', flush=True)\n"  # one write
+        "    return real(net, optimizer, fabric, batch, *rest)\n"
+        "rehearsal.update = watched\n"
+        "main()\n"
+    )
+    given = ["train", str(w.scene), "--labels", str(labels), "--network", "fcn", "--steps", "2"]
+    given += ["-o", "options.widths=[4,4,4,4]", "--crop", "16", "--block", "32", "--device", "cpu"]
+    given += ["--out", str(tmp_path / "out"), "--dry-run", "--batch", "8", "-o", "accumulate=2"]
+    found = in_two_processes(tmp_path, program, *given)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.count("crops [2, 2]") == 2 * 3
+    assert found.stdout.count("2 steps of 8 crops") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"batch": 3}, "`batch=3` cannot be divided evenly over 2 processes: give a multiple of 2."),
+        ({"network": "skip", "base_batch": 5}, "`base_batch=5` cannot be divided evenly over 2 processes"),
+    ],
+)
+def test_a_batch_that_processes_cannot_share_evenly_is_refused_beforehand(settings, said):
+    two = SimpleNamespace(world_size=2, device=SimpleNamespace(type="cpu"))
+    with pytest.raises(BadOption, match=re.escape(said)):
+        check_beforehand(make_recipe(**{"data": DATA, "network": "fcn", **settings}), None, two)
+
+
 def test_synchronised_batch_normalisation_on_cpus_is_refused(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import sys, json\n"
+    program = (
         "from labelscape.errors import BadOption\n"
         "from labelscape.training.recipe import make_recipe\n"
         "from labelscape.training.run import train\n"
@@ -163,14 +215,5 @@ def test_synchronised_batch_normalisation_on_cpus_is_refused(tmp_path):
         "except BadOption as error:\n"
         "    print(error)\n"
     )
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    found = subprocess.run(
-        [sys.executable, *torchrun, str(program)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    found = in_two_processes(tmp_path, program)
     assert found.stdout.count("sync_bn works on CUDA devices only, and these 2 processes train on cpu") == 2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelscape.cli.batch import Hours, nodes_by, typed
-from labelscape.cli.options import as_options, print_json
+from labelscape.cli.options import as_options, is_first_process, print_json
 
 if TYPE_CHECKING:
     from labelscape.training.recipe import Recipe
@@ -102,6 +102,8 @@ def print_rehearsal(recipe: Recipe, as_json: bool, *, forest: bool) -> None:
     from labelscape.training.rehearse import rehearse
 
     found = rehearse(recipe, forest=forest)
+    if not is_first_process():
+        return
     if as_json:
         print_json({**asdict(found), "seconds": found.seconds})
         return
@@ -156,6 +158,8 @@ def print_rates(recipe: Recipe, out: Path, as_json: bool) -> None:
     from labelscape.training.rate_search import find_rate, write_search
 
     found = find_rate(recipe)
+    if not is_first_process():
+        return
     numbers, picture = write_search(found, out)
     if as_json:
         print_json({**asdict(found), "files": [str(numbers), str(picture)]})

@@ -16,7 +16,7 @@ from labelscape.nets.shapes import shapes_alone
 from labelscape.training.foreign import Start, load_start
 from labelscape.training.map_size import larger, without_map_size
 from labelscape.training.optimizers import rate_groups
-from labelscape.training.recipe import Recipe
+from labelscape.training.recipe import Recipe, refuse_unequal_parts
 from labelscape.training.team import refuse_sync_bn_on_cpu
 
 
@@ -26,8 +26,10 @@ def check_beforehand(recipe: Recipe, base: Recipe | None, fabric: Fabric) -> Sta
 
     Raises BadOption, BadInput or BadFile for what would fail later: options that build no network, weights
     that cannot be had, a missing `start` file, rate factors for parts that there are not, `sync_bn` on CPUs,
-    a batch of one crop too small for batch normalisation.
+    a batch of one crop too small for batch normalisation, or one that the processes cannot share evenly.
     """
+    processes = fabric.world_size
+    refuse_unequal_parts(recipe, processes, f"{processes} process{'es' * (processes > 1)}")
     recipes = (base, recipe) if base else (recipe,)
     # Built once for all checks: even without memory the shapes of a ResNet-101 take a second.
     nets = [_blank(each) for each in recipes]

@@ -21,7 +21,7 @@ from labelscape.training.foreign import bundle_of
 from labelscape.training.freeze import train_mode
 from labelscape.training.loop import batches, seed_step, set_up, update
 from labelscape.training.map_size import without_map_size
-from labelscape.training.recipe import Recipe, as_recipe, refuse_unequal_parts
+from labelscape.training.recipe import Recipe, as_recipe
 from labelscape.training.run import refuse_data
 from labelscape.training.setup import build_network, make_tasks
 from labelscape.training.team import deterministic, gather, together
@@ -66,8 +66,6 @@ def find_rate(
             "lowest rate above 0 and below the highest."
         )
     fabric = gather(recipe.device, recipe.precision)
-    several = "es" * (fabric.world_size > 1)
-    refuse_unequal_parts(recipe, fabric.world_size, f"{fabric.world_size} process{several}")
     start = check_beforehand(recipe, None, fabric)
     with ExitStack() as opened:
         dataset, mate = opened.enter_context(open_both(recipe))

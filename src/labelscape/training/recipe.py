@@ -393,7 +393,8 @@ def refuse_unequal_parts(recipe: Recipe, processes: int, where: str) -> None:
     """Raises BadOption unless every batch divides evenly over processes and accumulated parts."""
     parts = processes * recipe.accumulate
     named = {"batch": recipe.batch, "mate.batch": recipe.mate.batch if recipe.mate else 0}
-    for name, batch in {**named, "map_batch": recipe.map_batch or 0}.items():
+    more = {"base_batch": recipe.base_batch or 0, "map_batch": recipe.map_batch or 0}
+    for name, batch in {**named, **more}.items():
         if batch % parts:
             each = f", each in parts (`accumulate={recipe.accumulate}`)" if recipe.accumulate > 1 else ""
             raise BadOption(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from labelscape.training.data import blank_checkpoint, open_both, scored_part
 from labelscape.training.foreign import bundle_of
 from labelscape.training.forest import forest_seconds
 from labelscape.training.freeze import train_mode
-from labelscape.training.loop import set_up, update
+from labelscape.training.loop import batches, set_up, update
 from labelscape.training.map_size import larger
 from labelscape.training.recipe import Recipe, as_recipe
 from labelscape.training.run import base_recipe, refuse_data
@@ -212,16 +213,17 @@ def _steps(recipe: Recipe, net: Network, tasks: list[Task], fabric: Fabric) -> t
         group["lr"] = 0.0
     train_mode(net, recipe)
     times = []
-    with bar(f"rehearse {recipe.network}", STEPS, "steps", shown=fabric.is_global_zero) as tick:
-        for step in range(STEPS):
-            start = time.monotonic()
-            batch = [
-                [task.drawing.part(step, number, recipe.accumulate) for task in tasks]
-                for number in range(recipe.accumulate)
-            ]
+    with (
+        bar(f"rehearse {recipe.network}", STEPS, "steps", shown=fabric.is_global_zero) as tick,
+        # This process's part of each batch, and one batch more, which is read beside the last step.
+        closing(batches(recipe, tasks, fabric, 0, STEPS + 1)) as read,
+    ):
+        start = time.monotonic()
+        for _, batch in islice(read, STEPS):
             # float() waits for the GPU: otherwise only the launch of its work would be timed.
             float(update(net, optimizer, fabric, batch, recipe, tasks)[0])
             times.append(time.monotonic() - start)
+            start = time.monotonic()
             tick()
     # The least of the steps: what else the machine does can only add to it.
     return parameters, min(times[1:])

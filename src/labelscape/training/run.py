@@ -35,7 +35,7 @@ from labelscape.training.outputs import (
     make_room,
     write_log,
 )
-from labelscape.training.recipe import Recipe, as_recipe, in_todays_words, refuse_unequal_parts
+from labelscape.training.recipe import Recipe, as_recipe, in_todays_words
 from labelscape.training.recipe_sizes import SETTINGS as OF_MAP_SIZE
 from labelscape.training.setup import net_options
 from labelscape.training.start import told_of_start
@@ -97,8 +97,6 @@ def train(
     out = Path(out)
     names = checked([*([log] if isinstance(log, str) else log), *["tensorboard"] * tensorboard])
     fabric = gather(recipe.device, recipe.precision)
-    several = "es" * (fabric.world_size > 1)
-    refuse_unequal_parts(recipe, fabric.world_size, f"{fabric.world_size} process{several}")
     start = check_beforehand(recipe, base_recipe(recipe) if recipe.base_steps else None, fabric)
     # One process alone prints: the others would repeat every line.
     say = say if say is not None and fabric.is_global_zero else lambda text: None
