@@ -12,6 +12,7 @@ import rasterio
 import world
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from scipy import ndimage
 
 from labelscape import demo
@@ -22,6 +23,7 @@ from labelscape.contract.difference import verdict
 from labelscape.contract.likeness import Likeness, explain
 from labelscape.contract.sample import sampled_windows
 from labelscape.errors import BadFile, BadInput
+from labelscape.inspection import info
 from labelscape.maps import duration
 from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
@@ -279,6 +281,16 @@ def test_counts_names_and_order_of_bands(model, tmp_path):
     few = refusals(model, write(tmp_path / "r.tif", pixels[:4], names=NAMES[:4]))
     assert "has 4 bands (blue green red nir); this model reads 5" in few["band count"]
     assert "no band is called swir. Add the missing bands" in few["band count"]
+    masked = pixels.copy()
+    masked[4] = 255
+    path = write(tmp_path / "m.tif", masked, names=NAMES)
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [*file.colorinterp[:4], ColorInterp.alpha]
+    assert "4: blue, green, red, nir, and 1 marked as alpha, read as a mask" in info(path).text
+    taken = refusals(model, path)["band count"]
+    assert "marked as alpha and read as a mask; if it is the missing one, name all bands" in taken
+    with Scene(path, band_names=NAMES) as scene:  # the cure
+        assert "band count" not in {f.kind for f in compare(model.contract, scene)}
     other = refusals(
         model, write(tmp_path / "s.tif", pixels, names=("blue", "green", "red", "rededge", "swir"))
     )

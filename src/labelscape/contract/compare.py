@@ -81,6 +81,12 @@ def _too_few_or_many(match: BandMatch, wanted: tuple[str, ...], scene: Scene) ->
     named = f"; no band is called {' or '.join(match.missing)}" if match.missing != wanted else ""
     if len(has) == 1:
         cure = "If each band is a file of its own, pass their folder, or all files separated by commas"
+    elif len(has) + scene.alphas == len(wanted):
+        # A near infrared that is saturated, or heights of flat land, have the values of a mask.
+        cure = (
+            "A band of its file is marked as alpha and read as a mask; if it is the missing one, name all "
+            "bands of the file in order (`band_names`)"
+        )
     elif len(has) < len(wanted):
         cure = "Add the missing bands, or use a model that does not need them"
     else:

@@ -180,7 +180,8 @@ def scene(path: Source, statistics: bool) -> Info:
         facts |= {"bands": list(opened.bands), "dtype": opened.dtype.name}
         facts |= {"nodata": json_number(opened.nodata)}
         facts |= {"units": [list(pair) for pair in opened.units], "files": list(opened.files)}
-        card = {"scene": said, **card, "bands": f"{len(opened.bands)}: {names}"}
+        masks = f", and {opened.alphas} marked as alpha, read as a mask" if opened.alphas else ""
+        card = {"scene": said, **card, "bands": f"{len(opened.bands)}: {names}{masks}"}
         card["data type"] = opened.dtype.name
         card["nodata"] = "none declared" if opened.nodata is None else f"{opened.nodata:g}"
         card["units"] = _units(opened)

@@ -85,7 +85,7 @@ class HeldScene(Scene):
         self.source, self.name, self.grid = origin.source, origin.name, origin.grid
         self.bands, self.dtype = origin.bands, origin.dtype
         self.nodata, self.band_nodata, self.units = origin.nodata, origin.band_nodata, origin.units
-        self.notes = origin.notes
+        self.notes, self.alphas = origin.notes, origin.alphas
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -146,6 +146,7 @@ class FileScene(Scene):
             self.bands = tuple(name_in_stack(file, files) for file in files)
         else:
             self.bands = tuple(names_in_file(datasets[0], found[0].bands, files[0]))
+        self.alphas = sum(len(own.alphas) for own in found)
         self.units = tuple(
             (d.scales[i - 1], d.offsets[i - 1]) for d, own in zip(datasets, found) for i in own.bands
         )

@@ -73,6 +73,8 @@ class Scene:
     source  what it was opened from
     band_nodata  the nodata value of each band, as `validity.measured` takes them
     notes        what was decided about its files, such as an alpha band that is read as imagery: a line each
+    alphas       how many bands of its files are read as masks, since they are marked as alpha and have a
+                 mask's values; of mosaics not counted
     """
 
     source: object
@@ -84,6 +86,7 @@ class Scene:
     band_nodata: tuple[Nodata | None, ...]
     units: Units
     notes: tuple[str, ...] = ()
+    alphas: int = 0
 
     def __new__(cls, *_: object, **__: object) -> Scene:
         # Imported here because raster.py itself imports this module.
