@@ -86,6 +86,12 @@ def test_a_dry_run_trains_nothing(tmp_path, run_cli, monkeypatch):
     code, out, _ = run_cli(*arguments, "--json", "--rows", "1")
     (row,) = json.loads(out)["rows"]
     assert (row["steps"], row["fits"]) == (45_000, True) and row["seconds"] > 0
+    # Rows are called by what would run.
+    arguments[1:5] = ["ifbfnet-2", tmp_path, "--dataset", "cityscapes"]
+    arguments[arguments.index("options.widths=[4,4,4,4]")] = "options.backbone=resnet18"
+    code, out, err = run_cli(*arguments, "--rows", "1,6")
+    assert code == 0, err
+    assert "ResNet50 [backbone=resnet18]" in out and "= row 1" in out
     assert not (tmp_path / "out").exists()
 
 

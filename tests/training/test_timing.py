@@ -84,3 +84,15 @@ def test_times_are_printed_beside_the_claims(run_cli):
     assert {t["number"] for t in json.loads(out)} == {1}
     with pytest.raises(BadOption, match="prints no times in it; mswbn-1, maggiori-6"):
         timing.measure_times("ifbfnet-3")
+
+
+def test_a_table_of_times_alone_is_not_said_to_be_trained(run_cli):
+    code, out, _ = run_cli("table", "maggiori-6")
+    assert code == 0 and "labelscape table maggiori-6 --times" in out and "FOLDER" not in out
+    code, out, _ = run_cli("table", "mswbn-1")
+    assert "labelscape table mswbn-1 FOLDER" in out and "labelscape table mswbn-1 --times" in out
+    _, out, _ = run_cli("table")
+    assert (
+        "maggiori-6     4 of  5 rows can be timed" in out
+        and "maggiori-2     4 of  4 rows can be trained" in out
+    )

@@ -288,8 +288,9 @@ def list_tables() -> None:
 
     for key, table in TABLES.items():
         # Quoted rows are other papers' numbers, for which there is no network here.
-        own = sum(not row.quoted for row in table.rows)
-        print(f"{key:<12} {own:>3} of {len(table.rows):>2} rows can be trained   {table.title}. {table.data}")
+        scored, timed = sum(r.is_scored for r in table.rows), sum(bool(r.times) for r in table.rows)
+        own, what = (scored, "trained") if scored else (timed, "timed  ")
+        print(f"{key:<12} {own:>3} of {len(table.rows):>2} rows can be {what}   {table.title}. {table.data}")
 
 
 def print_rows(name: str) -> None:
@@ -306,4 +307,8 @@ def print_rows(name: str) -> None:
         )
         said = claimed or "no claim: a control of ours"
         print(f"{number:>3} {row.label:<56} {said}" + ("   (quoted)" if row.quoted else ""))
-    print(f"\nTrain and score them: labelscape table {name} FOLDER --dataset NAME")
+    print()
+    if any(row.is_scored for row in table.rows):
+        print(f"Train and score them: labelscape table {name} FOLDER --dataset NAME")
+    if any(row.times for row in table.rows):
+        print(f"Measure their times here: labelscape table {name} --times")

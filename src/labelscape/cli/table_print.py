@@ -169,7 +169,7 @@ def print_costs(
         print(as_options(line))
     if not costs:
         return
-    wide = max(len(c.plan.row.label) for c in costs) + 2
+    wide = max(len(c.plan.label) for c in costs) + 2
     print(f"\n{'':>3} {'row':<{wide}}{'parameters':>12}{'steps':>18}{'batch':>12}{'memory':>12}{'time':>14}")
     for cost in costs:
         recipe = cost.plan.recipe
@@ -179,6 +179,6 @@ def print_costs(
         size = f"{recipe.batch} x {recipe.crop}"
         memory = f"{cost.bytes / 2**30:.1f} GiB"
         print(
-            f"{cost.plan.number:>3} {cost.plan.row.label:<{wide}}{cost.parameters:>12,}{steps:>18}{size:>12}"
+            f"{cost.plan.number:>3} {cost.plan.label:<{wide}}{cost.parameters:>12,}{steps:>18}{size:>12}"
             f"{memory:>12}{time:>14}" + ("" if cost.fits else "   more than this device holds")
         )

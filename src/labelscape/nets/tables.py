@@ -39,6 +39,16 @@ class Row:
     control: bool = False
     """Ours, not the paper's: it claims nothing and shows what another row's settings alone are worth."""
 
+    @property
+    def times(self) -> list[str]:
+        """The claims that are times, if the row can be run."""
+        return [] if self.quoted else [key for key in self.claimed if "seconds" in key or "hours" in key]
+
+    @property
+    def is_scored(self) -> bool:
+        """Can it be trained and scored? Not where it is quoted, or claims times alone."""
+        return not self.quoted and (not self.claimed or len(self.times) < len(self.claimed))
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

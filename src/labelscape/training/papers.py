@@ -346,8 +346,8 @@ def setting_of(
     """
     if row.quoted or row.network is None:
         return Setting(None, why_not="quoted in the paper from another one")
-    if row.table == "maggiori-6":
-        return Setting(None, why_not="times: labelscape table maggiori-6 --times measures them here")
+    if not row.is_scored:
+        return Setting(None, why_not=f"times: labelscape table {row.table} --times measures them here")
     known = options_of(row.network)
     # Only where the network has them: a backbone for all rows must not refuse those without one.
     own = {**row.options, **{key: value for key, value in (options or {}).items() if key in known}}

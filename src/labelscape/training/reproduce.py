@@ -241,7 +241,7 @@ def _row(run: _Run, plan: Plan, seeds: Sequence[int], scorable: bool) -> RowResu
     scores = []
     for seed in seeds:
         place = _place(run, plan, seed)
-        run.say(f"{run.name} {plan.number}: {plan.row.label}, seed {seed}, {steps} steps")
+        run.say(f"{run.name} {plan.number}: {plan.label}, seed {seed}, {steps} steps")
         seeded = replace(plan, recipe=recipe.replace(seed=seed))
         scores.append(score_row(run, seeded, place, scorable))
     measured = tuple(found["metrics"] for found in scores)

@@ -48,6 +48,7 @@ class Cost:
         return {
             "row": self.plan.number,
             "label": self.plan.row.label,
+            "ran": self.plan.label,
             "same_as": self.plan.same_as,
             "parameters": self.parameters,
             "steps": recipe.steps,

@@ -54,6 +54,11 @@ class Plan:
     same_as: int | None = None
     tile: int = 0
 
+    @property
+    def label(self) -> str:
+        """What runs: the row's label, and what replaces its own settings."""
+        return self.row.label + (f" [{', '.join(self.other)}]" if self.other else "")
+
 
 def plan_rows(
     name: str,

@@ -73,8 +73,8 @@ def measure_times(
     table whose paper prints no times, UnknownName and BadOption as `plan_rows`.
     """
     chosen = chosen_rows(name, rows)
-    if not any(is_timed(row) for row in TABLES[name].rows):
-        known = ", ".join(key for key, table in TABLES.items() if any(map(is_timed, table.rows)))
+    if not any(row.times for row in TABLES[name].rows):
+        known = ", ".join(key for key, table in TABLES.items() if any(row.times for row in table.rows))
         raise BadOption(f"The paper of {name} prints no times in it; {known} have times.")
     changes, options = dict(changes or {}), dict(options or {})
     fabric = gather(device, str(changes.get("precision", "32")))
@@ -86,12 +86,12 @@ def measure_times(
     # All rows, not only the chosen ones: the rival is among them.
     plans = {p.number: p for p in plan_rows(name, data, changes=changes, options=options, device=device)}
     # The last timed row is the rival: DeepLabV3+ in MSWBN's table.
-    rival = next(p for p in reversed(plans.values()) if is_timed(p.row))
+    rival = next(p for p in reversed(plans.values()) if p.row.times)
     bands, classes = TABLES[name].in_channels, TABLES[name].classes
     found = []
     for number in chosen:
         plan = plans[number]
-        if not is_timed(plan.row):
+        if not plan.row.times:
             continue
         claimed, its = (p.row.claimed["seconds_per_step"] for p in (plan, rival))
         one, other = (Training(p.recipe, bands, classes, fabric) for p in (plan, rival))
@@ -117,11 +117,6 @@ def measure_times(
     return found
 
 
-def is_timed(row: Row) -> bool:
-    """Does the paper print a time for a row that can be run?"""
-    return not row.quoted and any("seconds" in key or "hours" in key for key in row.claimed)
-
-
 def _running_times(
     chosen: Mapping[int, Row],
     changes: Mapping[str, Any],
@@ -136,7 +131,7 @@ def _running_times(
     for where, make in (("vaihingen", maggiori_vaihingen), ("potsdam", maggiori_potsdam)):
         metres, classes = HECTARE[where]
         for number, row in chosen.items():
-            if not is_timed(row):
+            if not row.times:
                 continue
             own, base = (
                 scaled(make({"images": ["random pixels"]}, network, **options).recipe, 1.0, changes).replace(
