@@ -255,6 +255,28 @@ def test_black_pixels_here_and_there_are_no_border(model, tmp_path):
     assert refusals(model, write(tmp_path / "o.tif", pixels)) == {}
 
 
+def test_holes_that_are_nodata_to_the_training_scenes_alone_are_told(model, tmp_path):
+    """Masked clouds whose nodata value was lost, or is another one now: they would be mapped as ground."""
+    pixels = landscape(64)
+    pixels[:, 100:140, 100:140] = 0
+    trained = replace(model, contract=replace(model.contract, nodata=0.0))
+
+    def told(of, path, **how):
+        return [f for f in findings(of, path, **how) if f.kind == "border"]
+
+    for name, declared in (("a", None), ("b", 65535)):
+        path = write(tmp_path / f"{name}.tif", pixels, nodata=declared)
+        (note,) = told(trained, path)
+        assert note.level == "FITS"
+        assert "all bands are 0 in" in note.cause and "Pass `nodata=0`" in note.cause
+        assert not told(model, path)  # nobody knows that 0 was no measurement
+        assert not told(trained, path, nodata=0)
+    assert not told(trained, write(tmp_path / "c.tif", pixels, nodata=0))
+    # Dark in one band alone is a measurement.
+    pixels[1:, 100:140, 100:140] = 300
+    assert not told(trained, write(tmp_path / "d.tif", pixels))
+
+
 def test_degrees_instead_of_metres(model, tmp_path):
     degrees = CRS.from_epsg(4326)
     causes = refusals(

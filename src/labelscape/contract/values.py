@@ -21,6 +21,8 @@ MAYBE_SWAPPED, SURELY_SWAPPED = 0.5, 1.0
 """Gain in log-likelihood, in nats per pixel, from which a swap of two bands is mentioned, and from which a
 scene is refused for it (see `colours`).
 """
+HOLES = 0.001
+"""Share of the sampled pixels with the training scenes' nodata value in all bands, to be told (ours)."""
 LARGE = 500_000
 """Pixels that a scene must have to be refused by its colours: a smaller one may be all forest or all
 water.
@@ -43,6 +45,7 @@ def compare_values(
         found.append(_filler(sample.filler, scene, bands))
     if sample.beyond is not None:
         found.append(_beyond(sample.beyond, scene))
+    found += _holes(contract, scene, sample)
     if sample.values.shape[1] < 100:
         cause = (
             f"fewer than 100 valid pixels in the {sample.blocks} blocks that were sampled: values were not "
@@ -101,6 +104,25 @@ def _beyond(found: Beyond, scene: Scene) -> Difference:
         f"they should be measurements{declare}"
     )
     return Difference("beyond", NOTE, cause)
+
+
+def _holes(contract: Contract, scene: Scene, sample: Sample) -> list[Difference]:
+    """Pixels inside the scene that are nodata by the training scenes' rule, and not by the scene's."""
+    # NaN given as nodata of whole numbers: there is none, whatever it looks like.
+    no_nodata = scene.nodata is not None and scene.nodata != scene.nodata and scene.dtype.kind in "iu"
+    if contract.nodata is None or no_nodata or not sample.values.size:
+        return []
+    share = float((sample.values == np.float32(contract.nodata)).all(axis=0).mean())
+    if share < HOLES:
+        return []
+    value = as_typed(contract.nodata, scene.dtype)
+    # A note: of black or white pixels only the user knows whether they were measured.
+    cause = (
+        f"all bands are {value} in {_of_pixels(share)} of the sampled pixels inside the scene; the training "
+        f"scenes declared {value} as nodata, this scene {_declared(scene)}: these pixels are mapped as "
+        f"ground. Pass `nodata={value}` if nothing was measured there"
+    )
+    return [Difference("border", NOTE, cause)]
 
 
 def _of_pixels(share: float) -> str:
