@@ -38,7 +38,8 @@ Differs   - only the encoder is pinned ("standard DenseNet 121", "DenseBlock 5, 
             zeros; how many images of a batch are land, and the scales of the test, for which pictures of 2448
             are cut into tiles of 1025, blended
           - table 1 is of the validation server, whose labels are not public: measured is the score on 203
-            training images set apart, as sec. 3.2 does for its crop sizes (ours: which ones). No score of the
+            training images set apart, as sec. 3.2 does for its crop sizes (ours: which ones), and the other
+            600 train, as sec. 3.1 says; sec. 3.3 trains for table 1 on "the trainval set". No score of the
             roads is printed; `table` measures it on the road images set apart
 Symbols   N images  B bands  C width  K classes  k growth; x4 is a level at stride 4: (N, C, H/4, W/4), that
           is 8 m + 1 pixels a side

@@ -298,7 +298,7 @@ def ifbfnet_cityscapes(data: Mapping[str, Any], network: str = "ifbfnet", **opti
 
     (ours: batch 4, two on each of the paper's two GPUs of 11 GB; a linear warm-up, which counts towards the
     poly schedule; weight decay on batch normalisation and biases too; scales averaged as probabilities; the
-    auxiliary branch in the rows of baselines too; DeepLabV3+ by the same recipe.)
+    auxiliary branch in the rows of baselines too; DeepLabV3+ by the same recipe, in table 6 without flips.)
     """
     # Prefixes of parameter names: "balance" is balance1 and balance2, which rows without fusion do not have.
     factors = {"aux": 10.0} if network == "ifbfnet" else {}
