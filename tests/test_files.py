@@ -290,3 +290,16 @@ def test_files_of_a_run_that_fails_are_removed_and_those_of_others_stay(tmp_path
     with new_files([new]):
         new.write_text("now")
     assert new.exists()
+
+
+def test_a_full_disk_is_said_with_what_to_do(small_disk):
+    sized, folder = small_disk
+    sized(64 * 1024)
+    with pytest.raises(BadFile) as told, written_whole(folder / "a.bin") as part:
+        part.write_bytes(bytes(2**20))
+    assert str(told.value).endswith("No space left on device. Free some space there, and try again.")
+    # Libraries have words of their own for it.
+    with pytest.raises(BadFile, match=r"odd words. The disk is full. Free some space there"):
+        with written_whole(folder / "a.bin"):
+            raise OSError("odd words")
+    assert not list(folder.iterdir())

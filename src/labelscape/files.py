@@ -43,6 +43,7 @@ may tidy up, and that moment can be long on a busy machine or disk.
 """
 NEARLY_FULL = 2**20
 """Bytes below which a failure to write is put down to the disk (ours)."""
+FREE_SPACE = " Free some space there, and try again."
 
 LONGEST_NAME = 255
 """Of a file or folder, on all common file systems: bytes of UTF-8, on Windows UTF-16 units."""
@@ -342,12 +343,12 @@ def _likely_cause(path: Path, error: OSError) -> str:
     if not folder.is_dir():
         return " Its folder was removed or renamed meanwhile." if not folder.exists() else ""
     if code in (errno.ENOSPC, errno.EDQUOT):
-        return ""  # said by the system itself
+        return FREE_SPACE  # that it is full is said by the system itself
     with contextlib.suppress(OSError):
         space = shutil.disk_usage(folder)
         # Where the system gave no reason itself; file systems of the kernel's own have no space at all.
         if code is None and space.free < NEARLY_FULL and space.total:
-            return " The disk is full."
+            return f" The disk is full.{FREE_SPACE}"
     if not os.access(folder, os.W_OK):
         return " The folder is read-only."
     # Windows does not replace a file that another program has open.
