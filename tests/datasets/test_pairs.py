@@ -214,7 +214,7 @@ def test_greys_of_a_smoothed_mask_are_no_classes(tmp_path, run_cli):
         "data", "check", tmp_path, "--threshold", "128", "--classes", "other=0,road=1", "--json"
     )
     assert code == 0, out
-    assert any("2 classes, 2000 labelled pixels" in f["text"] for f in json.loads(out)["findings"])
+    assert any("2 classes, 2,000 labelled pixels" in f["text"] for f in json.loads(out)["findings"])
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "lst"])

@@ -116,7 +116,7 @@ def test_masks_of_label_rasters_are_unlabelled(w, grid, tmp_path, kind, moved):
     )
     # The counts of the check are those of training.
     (counted,) = [f for f in check_data([w.scene], [path]) if f.kind == "classes"]
-    assert f"3 classes, {76 * 128} labelled pixels" in counted.text
+    assert f"3 classes, {76 * 128:,} labelled pixels" in counted.text
 
 
 def test_nodata_with_a_class_is_that_class_but_not_outside_the_file(w, grid, tmp_path):
@@ -294,7 +294,7 @@ def test_a_value_that_is_to_be_ignored_is_no_class(w, grid, tmp_path, rules):
     expected = np.where(w.classes == 1, IGNORE, w.classes)
     np.testing.assert_array_equal(read(raster, grid, **rules, ignore_values=(1,)), expected)
     shares = [f.text for f in check_data([w.scene], [raster], spec=LabelRules(**rules, ignore_values=(1,)))]
-    pixels = f"{(w.classes != 1).sum()} labelled pixels"
+    pixels = f"{(w.classes != 1).sum():,} labelled pixels"
     assert any(pixels in text for text in shares), shares
 
 
