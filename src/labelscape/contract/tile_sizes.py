@@ -79,7 +79,7 @@ class TileSizes:
 
     def lines(self) -> list[str]:
         """The curve as a table, in per cent and points."""
-        rows = [f"{'tile':>6}{'mIoU %':>9}{'OA %':>9}{'loss':>8}{'error':>8}"]
+        rows = [f"{'tile':>6}{'mIoU %':>9}{'OA %':>9}{'lost':>8}{'error':>8}"]
         for side, iou, accuracy, loss, error in zip(
             self.sides, self.mean_iou, self.overall_accuracy, self.loss, self.error
         ):
