@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,9 +181,7 @@ def _projected(geometries: np.ndarray, crs: str, grid: Grid, source: str | Path 
         near, elsewhere = _near(geometries, crs, grid)
     except Unrelated as error:
         raise Unrelated(f"{source} cannot be put onto the scene. {error}") from error
-    found = _bent(near, crs, grid)
-    if is_geographic(grid.crs):
-        found = _at_all_longitudes(found, grid)
+    found = _at_all_longitudes(_bent(near, crs, grid), grid)
     bounds = shapely.bounds(found)
     found[~np.isfinite(bounds).all(axis=1) & ~shapely.is_empty(found)] = None
     # A projection far from where it is used may fold: what lies on the other side of the Earth is not here.
@@ -269,7 +268,7 @@ def _at_all_longitudes(geometries: np.ndarray, grid: Grid) -> np.ndarray:
     scene = shapely.box(*grid.bounds_of(grid.window))
     found = geometries
     for turn in (-360, 360):
-        there = shapely.transform(geometries, lambda xy: xy + [turn, 0])  # noqa: B023
+        there = shapely.transform(geometries, partial(np.add, (turn, 0)))
         here = shapely.intersects(there, scene)
         if here.any():
             found = found.copy() if found is geometries else found
