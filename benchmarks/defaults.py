@@ -1,5 +1,5 @@
-"""The table from which the networks' defaults (`nets/catalog.py`) are taken: optimizers, learning rates and
-factors on them, for each network, searched in three stages.
+"""The tables from which the networks' defaults (`nets/catalog.py`, `training/recipe.py`) are taken.
+Optimizers, learning rates and factors on them, for each network, are searched in three stages.
 
 1. Every optimizer at every rate, one seed, without factors.
 2. The best rate of each optimizer with each set of factors, the same seed.
@@ -9,6 +9,10 @@ factors on them, for each network, searched in three stages.
     python benchmarks/defaults.py camvid FOLDER --networks mswbn,smp/Unet
     python benchmarks/defaults.py own centre.tif --labels buildings.geojson --class-column class \
         --background other --area labelled_area.geojson --block 512
+    python benchmarks/defaults.py camvid FOLDER --search crops,warm-ups --crop 128 --seeds 0
+
+With --search crops the network's own optimizer and rate learn from larger and smaller crops, with about as
+many pixels a step; with warm-ups the rate rises over none, a twentieth and a fifth of the steps.
 
 One JSON a run: what has finished in --out is not done again, so a search can be stopped and continued, or
 shared by several machines by --networks. Scored on the part val where the data set has one, so that the test
@@ -21,6 +25,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +34,7 @@ from compare import NETWORKS as SMALL
 import labelscape as ls
 from labelscape.errors import LabelscapeError
 from labelscape.files import written_whole
+from labelscape.nets.catalog import entry
 from labelscape.training.data import open_recipe_data, scored_part
 from labelscape.training.outputs import checkpoint_path
 
@@ -48,6 +54,10 @@ FACTORS: dict[str, dict[str, dict[str, float]]] = {
     "deeplabv3plus": {"trunk 0.1": {"trunk": 0.1}},
     "pspnet": {"trunk 0.1": {"trunk": 0.1}},
 }
+CROPS = {64: 32, 128: 8, 192: 4}
+"""Side of a crop -> crops a step: 131,072 pixels, or 147,456."""
+WARMUPS = (0.0, 0.05, 0.2)
+"""Shares of the steps."""
 OPTIONS = {
     **SMALL,
     "pspnet": {"backbone": "tf_efficientnet_lite0", "pretrained": True, "width": 128, "aux_width": 64},
@@ -68,15 +78,27 @@ class Cell:
     rate: float
     factors: str
     """"none", or the name of a line in FACTORS."""
+    crop: int | None = None
+    """Of CROPS; None: --crop and --batch."""
+    warmup: float = 0.05
+    """Share of the steps."""
 
-    @property
-    def settings(self) -> dict:
+    def settings(self, a: argparse.Namespace) -> dict:
         named = {"none": {}, **FACTORS.get(self.network, {})}
-        return {"optimizer": self.optimizer, "rate": self.rate, "rate_factors": named[self.factors]}
+        return {
+            "optimizer": self.optimizer,
+            "rate": self.rate,
+            "rate_factors": named[self.factors],
+            "crop": self.crop or a.crop,
+            "batch": CROPS[self.crop] if self.crop else a.batch,
+            "warmup": int(a.steps * self.warmup),
+        }
 
     @property
     def folder(self) -> str:
-        parts = self.network, self.optimizer, f"{self.rate:g}", self.factors
+        parts = [self.network, self.optimizer, f"{self.rate:g}", self.factors]
+        parts += [f"crop{self.crop}"] if self.crop else []
+        parts += [f"warmup{self.warmup:g}"] if self.warmup != Cell.warmup else []
         return "-".join(parts).replace("/", "-").replace(" ", "-").lower()
 
 
@@ -105,12 +127,9 @@ def measured(cell: Cell, seed: int, a: argparse.Namespace) -> float | None:
         options=OPTIONS[cell.network],
         steps=a.steps,
         base_steps=0,
-        batch=a.batch,
-        crop=a.crop,
-        warmup=a.steps // 20,
         seed=seed,
         device=a.device,
-        **cell.settings,
+        **cell.settings(a),
     )
     finished, settings = place / "score.json", recipe.model_dump(mode="json")
     if finished.exists():
@@ -156,11 +175,39 @@ def data_of(a: argparse.Namespace) -> dict:
 
 def line_of(cell: Cell, scores: list[float | None]) -> str:
     """Mean and range over the seeds; a setting that diverged for any seed has none."""
-    named = f"{cell.network:<16}{cell.optimizer:<7}{cell.rate:>8g}  {cell.factors:<26}"
+    of = cell.factors + (f", crop {cell.crop} x {CROPS[cell.crop]}" if cell.crop else "")
+    of += f", warm-up {cell.warmup:g}" if cell.warmup != Cell.warmup else ""
+    named = f"{cell.network:<16}{cell.optimizer:<7}{cell.rate:>8g}  {of:<26}"
     if None in scores:
         return f"{named}{'diverged':>8}"
     spread = f"{max(scores) - min(scores):8.2f}" if len(scores) > 1 else ""
     return f"{named}{statistics.mean(scores):8.2f}{spread}"
+
+
+def own_cell(network: str) -> Cell:
+    """The network's own defaults."""
+    own = entry(network).defaults
+    return Cell(network, own["optimizer"], own["rate"], "none")
+
+
+def variants(network: str, searched: Sequence[str], a: argparse.Namespace) -> list[Cell]:
+    """The network's own defaults, then with other crops and other warm-ups."""
+    own = own_cell(network)
+    others = {
+        "crops": [replace(own, crop=crop) for crop in CROPS if crop != a.crop],
+        "warm-ups": [replace(own, warmup=share) for share in WARMUPS if share != own.warmup],
+    }
+    return [own, *(cell for name in searched for cell in others[name])]
+
+
+def compare(network: str, searched: Sequence[str], seeds: list[int], a: argparse.Namespace) -> str:
+    """Every seed of every variant, a line each; returns the best one's."""
+    lines = {}
+    for cell in variants(network, searched, a):
+        found = [measured(cell, seed, a) for seed in seeds]
+        lines[line_of(cell, found)] = -1.0 if None in found else statistics.mean(found)
+        print(line_of(cell, found), flush=True)
+    return max(lines, key=lines.__getitem__)
 
 
 def search(network: str, seeds: list[int], a: argparse.Namespace) -> str:
@@ -194,12 +241,21 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(OPTIONS))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--keep", type=int, default=3, help="settings that all seeds try")
+    parser.add_argument("--search", default="rates", help="rates; or crops, warm-ups, or both by a comma")
     parser.add_argument("--device", default="auto")
     a = parser.parse_args()
+    searched = a.search.split(",")
+    if searched != ["rates"] and (unknown := set(searched) - {"crops", "warm-ups"}):
+        parser.error(f"--search is rates, or crops and warm-ups by a comma; found {', '.join(unknown)}.")
+    if "crops" in searched and CROPS.get(a.crop) != a.batch:
+        parser.error(f"--search crops compares with one of {CROPS}; give --crop and --batch of these.")
     seeds = [int(seed) for seed in a.seeds.split(",")]
     print(f"{a.dataset}: {a.steps} steps of {a.batch} crops of {a.crop}, seeds {a.seeds}")
     print(f"{'network':<16}{'':<7}{'rate':>8}  {'factors':<26}{'mIoU %':>8}{'range':>8}")
-    best = [search(network, seeds, a) for network in a.networks.split(",")]
+    best = [
+        search(network, seeds, a) if searched == ["rates"] else compare(network, searched, seeds, a)
+        for network in a.networks.split(",")
+    ]
     print("\nbest of each network; a difference smaller than the ranges is chance:")
     print(*best, sep="\n")
 

@@ -22,6 +22,8 @@ from labelscape.evaluation.figures import curve_figure, png
 
 RIVAL = "deeplabv3plus"
 """Every row on the same start is compared with this one, seed by seed."""
+STARTS = ("-from-nothing", "-resnet101")
+"""How names of rows end that start otherwise."""
 OWN = ("optimizer", "rate", "rate_factors")
 """Settings of a recipe that each network has for itself."""
 SHARED = ("steps", "batch", "crop", "schedule", "power", "warmup", "momentum", "weight_decay", "losses")
@@ -36,10 +38,11 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--command", required=True)
     parser.add_argument("--machine", default="")
+    parser.add_argument("--name", help="of the page; unless given, that of the folder")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
-    name = a.runs.name
+    name = a.name or a.runs.name
     made = {row: found for row in ROWS if (found := read(a.runs / row, ROWS[row][0]))}
     made = dict(sorted(made.items(), key=lambda item: -statistics.mean(scores(item[1], "mean_iou"))))
     with (a.out / f"{name}.csv").open("w", newline="") as file:
@@ -83,7 +86,7 @@ def interval(values: Sequence[float]) -> str:
 
 def against(made: dict[str, Made], row: str) -> str:
     """Difference in mean IoU to the rival with the same start, over the seeds that both have."""
-    rival = f"{RIVAL}-from-nothing" if row.endswith("-from-nothing") else RIVAL
+    rival = RIVAL + next((start for start in STARTS if row.endswith(start)), "")
     if rival not in made or row == rival or "pretrained" not in ROWS[row][1]:
         return ""
     both = sorted(set(made[row]) & set(made[rival]))
