@@ -346,3 +346,63 @@ def test_three_equal_bands_are_one(w, grid, tmp_path, alpha):
     )
     with pytest.raises(BadInput, match="colours.tif has 3 bands of colours; a label raster has one band"):
         open_labels(path, grid)
+
+
+def notes_of(path, grid):
+    labels = open_labels(path, grid, LabelRules())
+    labels.close()
+    return labels.notes
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "moved"),
+    [(0.6, 0, "0.40"), (0, -0.3, "0.30"), (-0.5, 0.5, "0.50"), (12.3, 7, "0.30")],
+)
+def test_labels_between_the_pixels_of_the_scene_are_told(w, grid, tmp_path, columns, rows, moved):
+    place = w.transform @ Affine.translation(columns, rows)
+    path = world.write(tmp_path / "l.tif", w.classes, transform=place)
+    (note,) = notes_of(path, grid)
+    assert f"start at column {columns:.2f}, row {rows:.2f} of the scene" in note
+    assert f"moves them by {moved} pixels ({float(moved) * 10:.0f} m)" in note and "gdal_edit.py" in note
+    # Once in the check of data and in the report of training, with the file's name.
+    (found,) = [f for f in check_data([w.scene], [path]) if "start at column" in f.text]
+    assert found.kind == "sub-pixel" and str(path) in found.where
+    with open_dataset([w.scene], [path]) as dataset:
+        assert [line for line in dataset.report if "start at column" in line] == [note]
+
+
+@pytest.mark.parametrize("columns", [0, 0.04, 5, -3])
+def test_labels_on_the_pixels_of_the_scene_need_no_note(w, grid, tmp_path, columns):
+    place = w.transform @ Affine.translation(columns, 0)
+    assert notes_of(world.write(tmp_path / "l.tif", w.classes, transform=place), grid) == ()
+    part = world.write(
+        tmp_path / "part.tif", w.classes[8:, 16:], transform=w.transform @ Affine.translation(16, 8)
+    )
+    assert notes_of(part, grid) == ()
+
+
+def test_labels_of_another_pixel_size_and_crs_are_told(w, grid, tmp_path):
+    half = world.write(tmp_path / "half.tif", w.classes[::2, ::2], transform=w.transform @ Affine.scale(2))
+    (note,) = notes_of(half, grid)
+    assert "a label pixel is 2 times the size of a pixel of the scene (20 m and 10 m)" in note
+    # A thousandth of a pixel adds up: the far corner is 0.128 pixels off.
+    drifting = world.write(tmp_path / "d.tif", w.classes, transform=w.transform @ Affine.scale(1.001))
+    (note,) = notes_of(drifting, grid)
+    assert "a label pixel is 1.001 times the size" in note
+    degrees = world.write(
+        tmp_path / "degrees.tif",
+        np.kron(w.classes, np.ones((2, 2), np.uint8)),
+        crs="EPSG:4326",
+        transform=Affine.translation(13.53, 52.345) @ Affine.scale(0.0001, -0.00006),
+    )
+    notes = notes_of(degrees, grid)
+    assert "the labels are in EPSG:4326, the scene in EPSG:32633: reprojected" in notes[0]
+
+
+def test_labels_without_a_crs_that_are_taken_pixel_on_pixel_are_told_to_lie_apart(w, grid, tmp_path):
+    path = tmp_path / "l.tif"
+    world.write(path, w.classes, crs=None)
+    (tmp_path / "l.tfw").write_text("10\n0\n0\n-10\n400011\n5799995\n")  # centre of the first pixel
+    (note,) = notes_of(path, grid)
+    assert "start at column 0.60, row 0.00 of the scene" in note and "moves labels by 0.60 pixels" in note
+    np.testing.assert_array_equal(read(path, grid), w.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -203,12 +204,13 @@ def _notes(scenes: Sequence[Scene]) -> list[str]:
 
 
 def _alike(said: Iterable[tuple[str, Sequence[str]]], what: str) -> list[str]:
-    """Notes, each with the files it may name: one line for all that differ in nothing else."""
+    """Notes, each with the files it may name: one line for all that differ in nothing else but measures."""
     alike: dict[str, list[str]] = {}
     for note, files in said:
         kind = note
         for file in files:
             kind = kind.replace(file, "")
+        kind = re.sub(r"\d+\.\d+", "", kind)  # measures: each file of a series lies elsewhere
         alike.setdefault(kind, []).append(note)
     more = "; {} more {} likewise"
     return [

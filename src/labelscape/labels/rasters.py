@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -107,7 +108,10 @@ def open_raster_labels(
         again = partial(open_raster_labels, source, grid, rules, table, scene_name)
         # Handed over: the labels keep the files open until they are closed; any error above closes them.
         found = RasterLabels(LabelBand(dataset, view), grid, rules, table, handles.pop_all(), again)
-        found.notes = (*place_notes(dataset, dataset.name), *report, *_hidden(found, table))
+        # Of CRSs that cannot be related, pixels are on pixels, as the report says.
+        related = view is not None or not report
+        moved = [f"{dataset.name}: {text}" for text in (resampling(mine, grid) if related else {}).values()]
+        found.notes = (*place_notes(dataset, dataset.name), *report, *moved, *_hidden(found, table))
         found.report += found.notes
         return found
 
@@ -173,6 +177,70 @@ def in_one_crs(mine: Grid, grid: Grid) -> tuple[Grid, Grid] | None:
     if left >= east or right <= west or bottom >= north or top <= south:
         return None
     return replace(mine, crs=crs), replace(grid, crs=crs)
+
+
+def resampling(mine: Grid, grid: Grid) -> dict[str, str]:
+    """How label pixels on the grid `mine` come onto the pixels of a scene: a sentence each on another CRS
+    ("crs"), another pixel size ("pixel-size") and places between pixels ("sub-pixel"). Empty where the pixels
+    are the same, or whole pixels apart; for grids that overlap in CRSs that can be related.
+    """
+    if mine.matches(grid) or mine.transform.is_identity or grid.transform.is_identity:
+        return {}
+    both = in_one_crs(mine, grid)
+    if both is None:
+        column, row = _corner(mine, grid)
+        if mine.shape != grid.shape or max(abs(column), abs(row)) <= SAME:
+            return {}
+        return {
+            "sub-pixel": f"{_start(column, row)}, but without a CRS for both and with one size they are "
+            f"taken pixel on pixel, which moves labels by {max(abs(column), abs(row)):.2f} pixels"
+        }
+    mine, grid = both
+    found = {}
+    names = [one.crs.to_string() for one in (mine, grid)]
+    if names[0] != names[1]:
+        found["crs"] = f"the labels are in {names[0]}, the scene in {names[1]}: reprojected by {NEAREST}"
+        ratio = (mine.ground_pixel_size or 1) / (grid.ground_pixel_size or 1)
+        same_size = 0.98 < ratio < 1.02  # one projection stretches what another does not
+    else:
+        # By the far corners: over ten thousand pixels a thousandth of a pixel adds up to ten.
+        near, far = _corner(mine, grid), _corner(mine, grid, mine.width, mine.height)
+        ratio = math.sqrt(abs(mine.transform.determinant / grid.transform.determinant))
+        apart = far[0] - near[0] - mine.width, far[1] - near[1] - mine.height
+        same_size = max(map(abs, apart)) <= SAME
+    if not same_size:
+        sizes = [f"{size:.3g} m" for one in (mine, grid) if (size := one.ground_pixel_size)]
+        measured = f" ({' and '.join(sizes)})" if len(set(sizes)) == 2 else ""
+        found["pixel-size"] = (
+            f"a label pixel is {ratio:.5g} times the size of a pixel of the scene{measured}: labels are "
+            f"taken by {NEAREST}"
+        )
+    elif names[0] == names[1]:
+        column, row = near
+        off = max(abs(column - round(column)), abs(row - round(row)))
+        if off > SAME:
+            size = grid.ground_pixel_size
+            metres = f" ({off * size:.3g} m)" if size else ""
+            found["sub-pixel"] = (
+                f"{_start(column, row)}, between pixels: labels are taken by nearest neighbour, which moves "
+                f"them by {off:.2f} pixels{metres}. If each label pixel belongs to one pixel of the scene, "
+                "correct the labels' place: gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM FILE"
+            )
+    return found
+
+
+NEAREST = "nearest neighbour, up to half a pixel from their place"
+SAME = 0.05
+"""Pixels within which two grids are one (ours): rounding in a header moves them by less."""
+
+
+def _corner(mine: Grid, grid: Grid, column: float = 0, row: float = 0) -> tuple[float, float]:
+    """Column and row of the scene at which a corner of a label pixel lies."""
+    return ~grid.transform @ (mine.transform @ (column, row))
+
+
+def _start(column: float, row: float) -> str:
+    return f"the labels start at column {column:.2f}, row {row:.2f} of the scene"
 
 
 def placed(

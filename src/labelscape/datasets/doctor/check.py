@@ -293,7 +293,12 @@ def _with_raster(results: Results, pair: Pair, opened: ExitStack) -> Pair:
     table, name = results.table, pair.scene.name
     labels = open_labels(pair.label, pair.scene.grid, results.spec, table=table, scene_name=name)
     opened.callback(labels.close)
-    results.findings += [Finding("labels", "warning", str(pair.label), note) for note in labels.notes]
+    told = tuple(f.text.lower() for f in findings)  # how its grid is resampled is a note of the labels too
+    results.findings += [
+        Finding("labels", "warning", str(pair.label), note)
+        for note in labels.notes
+        if not f"{note}.".lower().endswith(told)
+    ]
     return replace(pair, read=labels.read, codes=codes, names=labels.legend.names)
 
 

@@ -8,7 +8,7 @@ from labelscape.crs import Unrelated, bounds_in
 from labelscape.datasets.doctor.findings import Finding
 from labelscape.datasets.doctor.labels import Tally
 from labelscape.grid import Grid
-from labelscape.labels.rasters import in_one_crs
+from labelscape.labels.rasters import in_one_crs, resampling
 
 UNRELATED = "The CRSs of labels and scene cannot be related."
 
@@ -23,7 +23,7 @@ def check_grids(found: Tally, grid: Grid, name: str) -> list[Finding]:
         return []
     both = in_one_crs(mine, grid)
     if both is None:
-        return [] if mine.shape == grid.shape else [_other_size(found, grid, name)]
+        return _resampling(found, grid) if mine.shape == grid.shape else [_other_size(found, grid, name)]
     mine, grid = both
     found = replace(found, grid=mine)
     try:
@@ -45,7 +45,7 @@ def check_grids(found: Tally, grid: Grid, name: str) -> list[Finding]:
     if covered < 0.99:
         text = f"The labels cover {100 * covered:.0f} % of {name}; the rest is unlabelled."
         findings.append(Finding("partly", "info", found.source, text))
-    return findings + _resampling(found, grid, name)
+    return findings + _resampling(found, grid)
 
 
 def _other_size(found: Tally, grid: Grid, name: str) -> Finding:
@@ -82,29 +82,15 @@ def _elsewhere(found: Tally, grid: Grid, name: str) -> Finding:
     return Finding("no-overlap", "error", found.source, text, cure)
 
 
-def _resampling(found: Tally, grid: Grid, name: str) -> list[Finding]:
+def _resampling(found: Tally, grid: Grid) -> list[Finding]:
     """How label pixels are taken to the scene's: from another CRS, pixel size or sub-pixel position."""
-    mine, label, findings = found.grid, found.source, []
-    if mine.crs != grid.crs:
-        text = (
-            f"The labels are in {mine.crs.to_string()}, {name} in {grid.crs.to_string()}; they are "
-            "reprojected by nearest neighbour."
-        )
-        findings.append(Finding("crs", "info", label, text))
-    ratio = (mine.ground_pixel_size or 1) / (grid.ground_pixel_size or 1)
-    if not 0.98 < ratio < 1.02:
-        text = (
-            f"A label pixel is {ratio:.3g} times the size of an image pixel ({mine.ground_pixel_size:.3g} m "
-            f"and {grid.ground_pixel_size:.3g} m)."
-        )
-        cure = "Fine labels are subsampled by nearest neighbour."
-        if ratio > 1:
-            cure = "Expect stair-stepped class borders."
-        findings.append(Finding("pixel-size", "warning", label, text, cure))
-    elif mine.crs == grid.crs:
-        column, row = ~grid.transform @ (mine.transform @ (0, 0))
-        apart = float(max(abs(column - round(column)), abs(row - round(row))))
-        if apart > 0.05:  # below that, rounding in a header is the usual reason
-            text = f"The two grids are offset by {apart:.2f} pixels; labels are taken by nearest neighbour."
-            findings.append(Finding("sub-pixel", "info", label, text))
+    findings = []
+    for kind, text in resampling(found.grid, grid).items():
+        severity, cure = "info", ""
+        if kind == "pixel-size":
+            coarse = found.grid.ground_pixel_size or max(found.grid.pixel_size)
+            coarse = coarse > (grid.ground_pixel_size or max(grid.pixel_size))
+            cure = "Expect stair-stepped class borders." if coarse else "Fine labels are subsampled."
+            severity = "warning"
+        findings.append(Finding(kind, severity, found.source, f"{text[0].upper()}{text[1:]}.", cure))
     return findings
