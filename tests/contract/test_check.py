@@ -22,6 +22,7 @@ from labelscape.contract.compare import compare
 from labelscape.contract.difference import verdict
 from labelscape.contract.likeness import Likeness, explain
 from labelscape.contract.sample import sampled_windows
+from labelscape.contract.values import undeclared_nodata
 from labelscape.errors import BadFile, BadInput
 from labelscape.inspection import info
 from labelscape.maps import duration
@@ -262,19 +263,56 @@ def test_holes_that_are_nodata_to_the_training_scenes_alone_are_told(model, tmp_
     trained = replace(model, contract=replace(model.contract, nodata=0.0))
 
     def told(of, path, **how):
-        return [f for f in findings(of, path, **how) if f.kind == "border"]
+        return [f for f in findings(of, path, **how) if f.kind == "holes"]
 
     for name, declared in (("a", None), ("b", 65535)):
         path = write(tmp_path / f"{name}.tif", pixels, nodata=declared)
         (note,) = told(trained, path)
         assert note.level == "FITS"
-        assert "all bands are 0 in" in note.cause and "Pass `nodata=0`" in note.cause
+        assert f"all bands of {name} are 0 in" in note.cause
+        assert "pass `nodata=0`" in note.cause
+        # A scene has one nodata value: the other gaps would be mapped as ground instead.
+        assert ("it replaces 65535" in note.cause) == (declared is not None)
         assert not told(model, path)  # nobody knows that 0 was no measurement
         assert not told(trained, path, nodata=0)
     assert not told(trained, write(tmp_path / "c.tif", pixels, nodata=0))
     # Dark in one band alone is a measurement.
     pixels[1:, 100:140, 100:140] = 300
     assert not told(trained, write(tmp_path / "d.tif", pixels))
+
+
+@pytest.mark.parametrize(("dtype", "full"), [("uint16", 65535), ("int16", 32767), ("uint8", 255)])
+def test_holes_of_the_largest_value_are_told(model, tmp_path, dtype, full):
+    """Gaps that software filled with the type's end, in a scene that declares 0 or nothing."""
+    squeeze = 1 / 60 if dtype == "uint8" else 1
+    statistics = tuple(
+        replace(s, quantiles=tuple(q * squeeze for q in s.quantiles)) for s in model.contract.statistics
+    )
+    trained = replace(model, contract=replace(model.contract, statistics=statistics, dtype=dtype))
+    pixels = landscape(65) * squeeze
+    pixels[:, 100:140, 100:140] = full
+
+    def told(path, of=trained, **how):
+        found = findings(of, path, **how)
+        assert not [f for f in found if f.kind == "values"]  # the rest is as in training
+        return [f for f in found if f.kind == "holes"]
+
+    for name, declared in (("a", None), ("b", 0)):
+        path = write(tmp_path / f"{name}.tif", pixels, dtype=dtype, nodata=declared)
+        (note,) = told(path)
+        assert note.level == "FITS" and f"all bands of {name} are {full} in 2.8 %" in note.cause
+        assert f"pass `nodata={full}`" in note.cause and ("it replaces 0" in note.cause) == (name == "b")
+        assert not told(path, nodata=full)
+        with Scene(path) as opened:
+            assert undeclared_nodata(opened).cause == note.cause  # before there is a model too
+    # Where training has such values, they are measurements; where values come near, it is saturation.
+    bright = tuple(replace(s, quantiles=(*s.quantiles[:-1], full)) for s in statistics)
+    assert not told(path, replace(trained, contract=replace(trained.contract, statistics=bright)))
+    pixels[:, 60:100, 100:140] = np.linspace(0.4, 1, 40)[:, None] * full
+    assert not told(write(tmp_path / "c.tif", pixels, dtype=dtype))
+    one = landscape(65) * squeeze
+    one[1, 100:140, 100:140] = full
+    assert not told(write(tmp_path / "d.tif", one, dtype=dtype))
 
 
 def test_degrees_instead_of_metres(model, tmp_path):

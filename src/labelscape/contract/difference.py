@@ -13,7 +13,7 @@ class Difference:
     """One way in which a scene differs from the training scenes.
 
     kind   "band count", "band names", "band order", "swapped bands", "type", "factor", "offset", "values",
-           "border", "beyond", "pixel size", "crs", "units" or "small"
+           "border", "holes", "beyond", "pixel size", "crs", "units" or "small"
     level  what it means for the map: "REFUSED", "FITS AFTER" (mapping adjusts it by itself), "FITS" (a note)
     cause  what was found, what was expected, what to do
     """

@@ -22,7 +22,7 @@ MAYBE_SWAPPED, SURELY_SWAPPED = 0.5, 1.0
 scene is refused for it (see `colours`).
 """
 HOLES = 0.001
-"""Share of the sampled pixels with the training scenes' nodata value in all bands, to be told (ours)."""
+"""Share of the sampled pixels with a value that looks like nodata in all bands, to be told (ours)."""
 LARGE = 500_000
 """Pixels that a scene must have to be refused by its colours: a smaller one may be all forest or all
 water.
@@ -45,15 +45,17 @@ def compare_values(
         found.append(_filler(sample.filler, scene, bands))
     if sample.beyond is not None:
         found.append(_beyond(sample.beyond, scene))
-    found += _holes(contract, scene, sample)
-    if sample.values.shape[1] < 100:
+    holes, hit = _holes(contract, scene, sample.values)
+    found += holes
+    values = sample.values[:, ~hit]
+    if values.shape[1] < 100:
         cause = (
             f"fewer than 100 valid pixels in the {sample.blocks} blocks that were sampled: values were not "
             "compared"
         )
         # A scene that is all border has its finding already.
         return found or [Difference("values", NOTE, cause)]
-    seen = np.quantile(sample.values, QUANTILES, axis=1).T  # (B, Q)
+    seen = np.quantile(values, QUANTILES, axis=1).T  # (B, Q)
     # First what explains all bands at once: single bands are judged only when nothing does.
     mistake = explain(seen, known)
     if mistake.factor != 1:
@@ -64,7 +66,7 @@ def compare_values(
     # Colours and single bands say nothing while a factor, an offset or a swap is not undone.
     if mistake == Likeness():
         if contract.colours is not None:
-            found += _exchange(contract, scene, bands, sample.values)
+            found += _exchange(contract, scene, bands, values)
         found += [
             f
             for name, mine, theirs in zip(bands, seen, contract.statistics)
@@ -74,9 +76,9 @@ def compare_values(
 
 
 def undeclared_nodata(scene: Scene) -> Difference | None:
-    """What `compare_values` says of a border, a fill value or values beyond all measurements that the scene
-    does not declare, before there is a model. None where there is none, or NaN is given as nodata: there is
-    none then, whatever it looks like.
+    """What `compare_values` says of a border, a fill value, values beyond all measurements or holes that the
+    scene does not declare, before there is a model. None where there is none, or NaN is given as nodata:
+    there is none then, whatever it looks like.
 
     Raises BadFile where the file is damaged.
     """
@@ -87,7 +89,10 @@ def undeclared_nodata(scene: Scene) -> Difference | None:
         return _filler(sample.filler, scene, scene.bands)
     if sample.border is not None:
         return _border(sample.border, scene)
-    return _beyond(sample.beyond, scene) if sample.beyond is not None else None
+    if sample.beyond is not None:
+        return _beyond(sample.beyond, scene)
+    holes, _ = _holes(None, scene, sample.values)
+    return holes[0] if holes else None
 
 
 def _beyond(found: Beyond, scene: Scene) -> Difference:
@@ -106,23 +111,50 @@ def _beyond(found: Beyond, scene: Scene) -> Difference:
     return Difference("beyond", NOTE, cause)
 
 
-def _holes(contract: Contract, scene: Scene, sample: Sample) -> list[Difference]:
-    """Pixels inside the scene that are nodata by the training scenes' rule, and not by the scene's."""
+def _holes(
+    contract: Contract | None, scene: Scene, values: np.ndarray
+) -> tuple[list[Difference], np.ndarray]:
+    """Pixels inside the scene that no rule of it makes nodata, though they look like it: notes on them, and
+    which of the values (B, N) they are, (N,) bool. Their value is the training scenes' nodata, or the largest
+    of the type, in all bands.
+    """
+    none = np.zeros(values.shape[1], bool)
     # NaN given as nodata of whole numbers: there is none, whatever it looks like.
     no_nodata = scene.nodata is not None and scene.nodata != scene.nodata and scene.dtype.kind in "iu"
-    if contract.nodata is None or no_nodata or not sample.values.size:
-        return []
-    share = float((sample.values == np.float32(contract.nodata)).all(axis=0).mean())
-    if share < HOLES:
-        return []
-    value = as_typed(contract.nodata, scene.dtype)
+    if no_nodata or not values.size:
+        return [], none
+    if contract is not None and contract.nodata is not None:
+        hit = (values == np.float32(contract.nodata)).all(axis=0)
+        if hit.mean() >= HOLES:
+            value = as_typed(contract.nodata, scene.dtype)
+            return [_hole(hit, value, scene, f"the training scenes declared {value} as nodata")], hit
+    if scene.dtype.kind in "iu":
+        full = float(np.iinfo(scene.dtype).max)
+        hit = (values == np.float32(full)).all(axis=0)
+        if hit.mean() >= HOLES and _stands_alone(full, values[:, ~hit], contract):
+            why = "no other value is near it: software fills gaps so, and very bright clouds are so"
+            return [_hole(hit, as_typed(full, scene.dtype), scene, why)], hit
+    return [], none
+
+
+def _stands_alone(value: float, others: np.ndarray, contract: Contract | None) -> bool:
+    """Is a value far above the others (B, N) of each band, further than they reach, and above those of the
+    training scenes? Sensors that saturate have values below it too.
+    """
+    if not others.size or (contract and any(s.quantiles[-1] >= value for s in contract.statistics)):
+        return False
+    low, high = np.quantile(others, (0.001, 0.999), axis=1)
+    return bool((value > high + (high - low)).all())
+
+
+def _hole(hit: np.ndarray, value: str, scene: Scene, why: str) -> Difference:
     # A note: of black or white pixels only the user knows whether they were measured.
     cause = (
-        f"all bands are {value} in {_of_pixels(share)} of the sampled pixels inside the scene; the training "
-        f"scenes declared {value} as nodata, this scene {_declared(scene)}: these pixels are mapped as "
-        f"ground. Pass `nodata={value}` if nothing was measured there"
+        f"all bands of {scene.name} are {value} in {_of_pixels(hit.mean())} of the sampled pixels inside it; "
+        f"{why}, and this scene {_declared(scene)}: these pixels are taken for ground. If nothing was "
+        f"measured there, pass {_option(value, scene)}"
     )
-    return [Difference("border", NOTE, cause)]
+    return Difference("holes", NOTE, cause)
 
 
 def _of_pixels(share: float) -> str:
@@ -141,10 +173,21 @@ def _filler(filler: Filler, scene: Scene, bands: tuple[str, ...]) -> Difference:
     value = as_typed(filler.value, scene.dtype)
     cause = (
         f"band {bands[filler.band]} of {scene.name} is {value} in {share} of the sampled pixels, far from "
-        f"all its other values, and the scene {_declared(scene)}: they would count as measurements. Pass "
-        f"`nodata={value}`"
+        f"all its other values, and the scene {_declared(scene)}: they would count as measurements. "
+        f"Pass {_option(value, scene)}"
     )
     return Difference("border", REFUSED, cause)
+
+
+def _option(value: str, scene: Scene) -> str:
+    """The option that declares a nodata value, with what it replaces: a scene has one."""
+    own = scene.nodata
+    if own is None or own != own:
+        return f"`nodata={value}`"
+    return (
+        f"`nodata={value}` (it replaces {own:g}; where both mark gaps, make them one: gdalwarp -srcnodata "
+        f"{value} -dstnodata {own:g} scene.tif corrected.tif)"
+    )
 
 
 def _declared(scene: Scene) -> str:
@@ -163,8 +206,8 @@ def _border(border: Border, scene: Scene) -> Difference:
     value = as_typed(border.value, scene.dtype)
     cause = (
         f"all bands are {value} along the scene's edge ({100 * border.share:.0f} % of the border "
-        f"that was sampled) and the scene {_declared(scene)}: the border would be mapped as ground. Pass "
-        f"`nodata={value}`"
+        f"that was sampled) and the scene {_declared(scene)}: the border would be mapped as "
+        f"ground. Pass {_option(value, scene)}"
     )
     # A photograph may well be black or white at its edge; in a georeferenced image that is where data end.
     return Difference("border", REFUSED if scene.grid.is_georeferenced else NOTE, cause)

@@ -133,13 +133,13 @@ def looked_at(items: Sequence[Item]) -> list[Item]:
 
 
 def _with_undeclared(data: Data, dataset: Dataset) -> Dataset:
-    """The data set whose report names values beyond all measurements, which are left out. Raises BadInput
-    where scenes of one's own hold a border or a fill value that they do not declare, as maps and `data check`
-    say: it would go into the statistics and be learned.
+    """The data set whose report names values beyond all measurements, which are left out, and what looks like
+    holes. Raises BadInput where scenes of one's own hold a border or a fill value that they do not declare,
+    as maps and `data check` say: it would go into the statistics and be learned.
     """
     if data.dataset or (data.nodata is not None and data.nodata != data.nodata):
         return dataset
-    beyond = []
+    told: dict[str, list[str]] = {}
     looked = looked_at(dataset.scenes)
     for one in looked:
         scene = one.scene
@@ -148,11 +148,13 @@ def _with_undeclared(data: Data, dataset: Dataset) -> Dataset:
             raise BadInput(
                 f"{scene.name}: {found.cause} for all scenes, or, if these are measurements, `nodata=nan`."
             )
-        beyond += [found.cause] if found is not None and found.kind == "beyond" else []
-    if not beyond:
-        return dataset
-    others = f" ({len(beyond) - 1} more of {len(looked)} scenes looked at have some)" * (len(beyond) > 1)
-    return replace(dataset, report=(*dataset.report, f"{beyond[0]}{others}"))
+        if found is not None and found.kind in ("beyond", "holes"):
+            told.setdefault(found.kind, []).append(found.cause)
+    lines = []
+    for causes in told.values():
+        others = f" ({len(causes) - 1} more of {len(looked)} scenes looked at have some)" * (len(causes) > 1)
+        lines.append(f"{causes[0]}{others}")
+    return replace(dataset, report=(*dataset.report, *lines)) if lines else dataset
 
 
 def scored_part(dataset: Dataset) -> str | None:
