@@ -12,7 +12,15 @@ import world
 import labelscape as ls
 from labelscape.errors import BadInput, UnknownName, WrongType
 from labelscape.labels.labels import classes_of, open_labels
-from labelscape.labels.rules import SETTINGS, FoundClasses, LabelRules, alike, class_name, resolve_classes
+from labelscape.labels.rules import (
+    SETTINGS,
+    FoundClasses,
+    LabelRules,
+    alike,
+    class_name,
+    renumbered,
+    resolve_classes,
+)
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.polygons import read_polygons
 from labelscape.scenes.raster import Scene
@@ -40,6 +48,60 @@ def test_values_and_names_become_classes_in_order():
     table = resolve_classes([polygons("field", "water")], LabelRules(background="other"))
     assert table.legend == Legend.of_names(["other", "field", "water"])
     assert resolve_classes([polygons("water")], LabelRules(background="water")).legend.names == ["water"]
+
+
+@pytest.mark.parametrize(
+    ("found", "rules", "line"),
+    [
+        (raster(1, 2, 3), {}, ""),  # their own, also where 0 is missing
+        (raster(), {"classes": {"wood": 7, "water": 3}}, ""),
+        (polygons("field", "water"), {"background": "other"}, ""),
+        (
+            raster(2, 5, 7, 9),
+            {"merge": WOOD},
+            "values in maps are not those of the labels: 0 wood (labels: 5, 9), 1 water (labels: 2)",
+        ),
+        (
+            raster(),
+            {"classes": {"wood": 1000, "water": 254}},
+            "values in maps are not those of the labels: 0 wood (labels: 1000), 1 water (labels: 254)",
+        ),
+        (
+            raster(),
+            {"threshold": 128},
+            "values in maps are not those of the labels: 0 other (labels: below 128), 1 object (labels: 128 "
+            "and more)",
+        ),
+        (
+            polygons("110", "120", "grass"),
+            {},
+            "values in maps are not the classes' own numbers: 0 110, 1 120, 2 grass",
+        ),
+        (
+            polygons(*map(str, range(30, 50))),
+            {},
+            "values in maps are not the classes' own numbers: "
+            + ", ".join(f"{i} {30 + i}" for i in range(12))
+            + " and 8 more",
+        ),
+    ],
+)
+def test_values_in_maps_are_said_where_the_labels_have_others(found, rules, line):
+    rules = LabelRules(**rules)
+    assert renumbered(resolve_classes([found], rules), rules) == line
+
+
+def test_values_in_maps_are_said_once_in_the_report_of_new_classes(tmp_path):
+    w = world.make(tmp_path)
+    labels = [world.label_raster(w, tmp_path / f"{n}.tif", values=(10, 30, 200)) for n in "ab"]
+    rules = LabelRules(merge={"dry": ("class 10", "class 30"), "wet": ("class 200",)})
+    line = "values in maps are not those of the labels: 0 dry (labels: 10, 30), 1 wet (labels: 200)"
+    for count in (1, 2):
+        with ls.open_dataset([w.scene] * count, labels[:count], spec=rules) as dataset:
+            assert [one for one in dataset.report if "values in maps" in one] == [line]
+    known = replace(rules, legend=dataset.legend)
+    with ls.open_dataset([w.scene], labels[:1], spec=known) as dataset:
+        assert not [one for one in dataset.report if "values in maps" in one]
 
 
 def test_a_class_that_one_file_lacks_is_merged_all_the_same():

@@ -184,7 +184,9 @@ def _check_places(spec: LabelRules, scenes: Sequence[LabelledScene]) -> None:
 
 
 def _label_report(scenes: Sequence[LabelledScene], opened: _Files) -> list[str]:
-    """Rules without effect, what was decided about every label file, then what was read of the first."""
+    """Rules without effect, what was decided about every label file, then what was read of the first, and
+    the values of new classes in maps.
+    """
     files = opened.labels
     vector = [is_vector(file) for file in files]
     unused = without_effect(opened.rules, rasters=not all(vector), polygons=any(vector))
@@ -195,7 +197,9 @@ def _label_report(scenes: Sequence[LabelledScene], opened: _Files) -> list[str]:
     if counts and len(scenes) > 1:
         # "58 in the scene" must not be read as all of them.
         counts.insert(0, f"of {len(scenes)} scenes the first, {scenes[0].name} (data check tells of all):")
-    return [*unused, *_alike([(note, [file]) for note, file in said], "label files"), *counts]
+    # All were opened with one table. With a model's classes nothing is new.
+    values = {s.labels.renumbered for s in scenes if opened.rules.legend is None} - {""}
+    return [*unused, *_alike([(note, [file]) for note, file in said], "label files"), *counts, *values]
 
 
 def _notes(scenes: Sequence[Scene]) -> list[str]:

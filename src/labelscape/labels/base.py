@@ -20,6 +20,8 @@ class Labels:
     notes: tuple[str, ...] = ()
     elsewhere: str = ""
     """Why no polygon of the file lies in the scene, as a sentence; all of it is background then."""
+    renumbered: str = ""
+    """Which values classes have in maps, where the labels have others (`rules.renumbered`)."""
     files: tuple[str, ...] = ()
     """The files that they are read from, that of the area included."""
 

@@ -11,7 +11,15 @@ import numpy as np
 from labelscape.errors import BadInput, UnknownName
 from labelscape.grid import Grid, Window
 from labelscape.labels.base import Labels
-from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, alike, class_name, resolve_classes
+from labelscape.labels.rules import (
+    ClassTable,
+    FoundClasses,
+    LabelRules,
+    alike,
+    class_name,
+    renumbered,
+    resolve_classes,
+)
 from labelscape.legend import IGNORE, Legend
 from labelscape.scenes.polygons import PolygonIndex, read_polygons
 from labelscape.text import some
@@ -95,7 +103,7 @@ def open_polygon_labels(
     # Polygons of unused classes are rasterized too, as unlabelled: they are certainly not background.
     inside_scene = PolygonIndex(geometries[inside], indices[inside], grid)
     labels = PolygonLabels(inside_scene, legend, grid, background, report)
-    labels.notes = notes
+    labels.notes, labels.renumbered = notes, renumbered(table, rules)
     return labels
 
 

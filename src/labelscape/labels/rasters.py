@@ -21,7 +21,14 @@ from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
 from labelscape.labels.base import Labels
 from labelscape.labels.class_names import names_of_values
-from labelscape.labels.rules import ClassTable, LabelRules, class_name, mask_legend, resolve_classes
+from labelscape.labels.rules import (
+    ClassTable,
+    LabelRules,
+    class_name,
+    mask_legend,
+    renumbered,
+    resolve_classes,
+)
 from labelscape.labels.values import LabelBand, check_bands, check_lossless, mask_indices, raster_classes
 from labelscape.legend import IGNORE, encode_values
 from labelscape.scenes.files import gdal, late_failures, open_raster
@@ -113,6 +120,7 @@ def open_raster_labels(
         moved = [f"{dataset.name}: {text}" for text in (resampling(mine, grid) if related else {}).values()]
         found.notes = (*place_notes(dataset, dataset.name), *report, *moved, *_hidden(found, table))
         found.report += found.notes
+        found.renumbered = renumbered(table, rules)
         return found
 
 

@@ -23,6 +23,7 @@ from labelscape.errors import BadInput, UnknownName, WrongType, check_names, joi
 from labelscape.labels.class_names import called
 from labelscape.legend import IGNORE, RGB, Legend
 from labelscape.scenes.vectors import VectorSource
+from labelscape.text import some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +269,29 @@ def resolve_classes(found: Sequence[FoundClasses], rules: LabelRules) -> ClassTa
     stored = rules.classes or dict(zip(legend.names, legend.values))
     index_of = {**{v: legend.index(name) for name, v in stored.items()}, **_indices(legend.names)}
     return ClassTable(legend, index_of, _called(rasters))
+
+
+def renumbered(table: ClassTable, rules: LabelRules) -> str:
+    """A line on the values that classes have in maps, where the labels have others: raster values that were
+    merged, cut by a threshold or are no bytes, and polygons' classes that are called by numbers. Else "".
+    """
+    legend, olds = table.legend, {}
+    for value, index in table.index_of_value.items():
+        olds.setdefault(index, []).append(value)
+    if rules.threshold is not None:
+        said = [f"below {rules.threshold}", f"{rules.threshold} and more"]
+    elif any(olds.get(i, [v]) != [v] for i, v in enumerate(legend.values)):
+        said = [some(olds.get(i, []), 4) for i in range(len(legend))]
+    elif any(c.name.isdecimal() and int(c.name) != c.value for c in legend.classes):
+        return f"values in maps are not the classes' own numbers: {some(_mapped(legend), 12)}"
+    else:
+        return ""
+    shown = [f"{own}{f' (labels: {old})' if old else ''}" for own, old in zip(_mapped(legend), said)]
+    return f"values in maps are not those of the labels: {some(shown, 12)}"
+
+
+def _mapped(legend: Legend) -> list[str]:
+    return [f"{c.value} {c.name}" for c in legend.classes]
 
 
 def _indices(names: Sequence[str]) -> dict[str, int]:
