@@ -11,7 +11,7 @@ import labelscape as ls
 from labelscape.benchmark.figure import drawn
 from labelscape.benchmark.machine import Clock, Machine, MatrixProduct, Memory, Spread, machine_of, take_turns
 from labelscape.benchmark.result import BenchResult, Measured
-from labelscape.benchmark.run import PAIRS
+from labelscape.benchmark.run import PAIRS, _Bench
 from labelscape.benchmark.subjects import forward, multiplications, training_step
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.count import macs
@@ -117,6 +117,7 @@ def test_each_network_predicts_and_trains(result):
     # The mean product's rate is another average than the median of neighbours, but of the same numbers.
     one = result.measured[0]
     assert one.share.median == pytest.approx(one.gflops / result.machine.gflops.median, rel=1)
+    assert result.stopped == ""
     (pair,) = result.compared
     assert pair.label == "mlp / fcn" and 1 < pair.ratio.median < 30
     counts = [multiplications(name, {}, 64) for name in ("mlp", "fcn")]
@@ -178,3 +179,38 @@ def test_the_command_prints_json_and_writes_a_figure(run_cli, tmp_path):
     assert code == 2 and ".png or .svg" in said
     code, _, said = run_cli("bench", "--networks", "fcn", "--side", 7)
     assert code == 2 and "--side 7" in said
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143), (MemoryError(), 1)]
+)
+@pytest.mark.parametrize("where", ["network", "pair"])
+def test_a_run_that_is_ended_shows_what_it_has_measured(run_cli, tmp_path, monkeypatch, ended, code, where):
+    real, calls = getattr(_Bench, where), []
+
+    def ends(self, *arguments):
+        calls.append(arguments)
+        if where == "pair" or len(calls) > 1:
+            raise ended
+        return real(self, *arguments)
+
+    monkeypatch.setattr(_Bench, where, ends)
+    how = ("--networks", "fcn,mlp", "--side", 64, "--rounds", 1, "--engines", "torch")
+    found, out, _ = run_cli("bench", *how, "--plot", tmp_path / "bench.png")
+    done = 1 if where == "network" else 2
+    assert found == code and f"STOPPED: ended with {done} of 2 networks and 0 of 1 ratios finished" in out
+    rows = [line.split()[0] for line in out.splitlines() if " training step " in line]
+    assert rows == ["fcn", "mlp"][:done]
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    calls.clear()
+    found, out, _ = run_cli("bench", *how, "--json")
+    stored = json.loads(out)
+    assert found == code and len(stored["measured"]) == 2 * done and "ended with" in stored["stopped"]
+
+
+def test_a_run_that_is_ended_before_anything_is_measured_shows_nothing(run_cli, monkeypatch):
+    def ends(self, *arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Bench, "network", ends)
+    assert run_cli("bench", "--networks", "fcn", "--side", 64)[:2] == (130, "")

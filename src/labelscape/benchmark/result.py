@@ -56,19 +56,23 @@ class Compared:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """`side` of the predicted image in pixels; a training step has two crops of half that side."""
+    """`side` of the predicted image in pixels; a training step has two crops of half that side. `stopped`
+    says how far a run came that was ended before its time; empty for one that is complete.
+    """
 
     machine: Machine
     side: int
     rounds: int
     measured: tuple[Measured, ...]
     compared: tuple[Compared, ...]
+    stopped: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {
             "machine": self.machine.as_json(),
             "side": self.side,
             "rounds": self.rounds,
+            "stopped": self.stopped,
             "measured": [one.as_json() for one in self.measured],
             "compared": [one.as_json() for one in self.compared],
         }
@@ -90,7 +94,8 @@ def _head(result: BenchResult) -> list[str]:
         f"forward: one image of {result.side} x {result.side}; training step: 2 crops of "
         f"{result.side // 2} x {result.side // 2}; {runs}, {machine.clock}",
     ]
-    return lines + [f"WARNING: {line}" for line in machine.warnings]
+    lines += [f"WARNING: {line}" for line in machine.warnings]
+    return lines + ([f"STOPPED: {result.stopped}"] if result.stopped else [])
 
 
 def _rows(result: BenchResult) -> list[str]:

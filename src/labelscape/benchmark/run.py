@@ -151,12 +151,14 @@ def bench(
     device: str = "auto",
     precision: str = "32",
     quick: bool = False,
+    unfinished: Callable[[BenchResult], object] | None = None,
 ) -> BenchResult:
     """Measure networks of the catalogue (all, and two rivals, unless named) with random weights on random
     pixels: a forward pass over an image of `side` pixels with each engine that is installed, a training step
     with two crops of half that side, memory, and the ratios that papers print. All of a network take turns,
     with the machine's own matrix product between them. `quick` measures small images, in torch alone unless
-    engines are named.
+    engines are named. `unfinished` gets what was measured so far where Ctrl-C, a signal or an error ends the
+    run, which then goes on ending.
 
     Raises UnknownName for unknown networks or engines, BadOption for sizes or numbers that make no sense, a
     device that this machine lacks and an unknown precision.
@@ -167,12 +169,27 @@ def bench(
     chosen = list(engines) if engines is not None else ["torch"] if quick else installed()
     _check(names, side, rounds, chosen, precision)
     pairs = [pair for pair in PAIRS if {pair.one[0], pair.other[0]} <= set(names)]
+    measured: list[Measured] = []
+    compared: list[Compared] = []
     with bar("bench", (len(names) + len(pairs)) * (rounds + 1), "rounds") as tick:
         own = _Bench(device, precision, side, rounds, tick)
-        measured = [one for name in names for one in own.network(name, chosen)]
-        compared = [own.pair(pair) for pair in pairs]
-    machine = machine_of(own.clock.device, precision, own.product, own.products)
-    return BenchResult(machine, side, rounds, tuple(measured), tuple(compared))
+
+        def found(stopped: str = "") -> BenchResult:
+            machine = machine_of(own.clock.device, precision, own.product, own.products)
+            return BenchResult(machine, side, rounds, tuple(measured), tuple(compared), stopped)
+
+        try:
+            for name in names:
+                measured += list(own.network(name, chosen))
+            for pair in pairs:
+                compared.append(own.pair(pair))
+        except BaseException:  # memory that ends, too: the rows before took minutes
+            if unfinished is not None and measured:
+                done = len(dict.fromkeys(one.network for one in measured))
+                ratios = f" and {len(compared)} of {len(pairs)} ratios" if pairs else ""
+                unfinished(found(f"ended with {done} of {len(names)} networks{ratios} finished"))
+            raise
+    return found()
 
 
 def _check(names: Sequence[str], side: int, rounds: int, engines: Sequence[str], precision: str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labelscape.cli.options import AsJson, Device, Precision, print_json, talk
 
-NAME = "bench"
+if TYPE_CHECKING:
+    from labelscape.benchmark.result import BenchResult
 
+NAME = "bench"
 
 Networks = Annotated[
     str | None,
@@ -67,6 +69,8 @@ def run(
       labelscape bench --networks mlp,smp/Unet --plot bench.svg
 
       OMP_NUM_THREADS=1 labelscape bench --json > bench.json
+
+    Ctrl-C prints what was measured so far.
     """
     from labelscape.benchmark.run import bench
     from labelscape.errors import BadOption
@@ -77,25 +81,31 @@ def run(
             raise BadOption(f"--plot {plot} must end in .png or .svg.")
         # Before minutes of work.
         check_written(plot)
-    result = bench(
-        _listed(networks),
-        side=side,
-        rounds=rounds,
-        engines=_listed(engines),
-        device=device,
-        precision=precision,
-        quick=quick,
-    )
-    if plot is not None:
-        from labelscape.benchmark.figure import drawn
 
-        with written_whole(plot, overwrite=True) as part:
-            part.write_bytes(drawn(result, plot.suffix.lower().lstrip(".")))
-        talk(f"figure: {plot}")
-    if as_json:
-        print_json(result.as_json())
-    else:
-        print(result.text)
+    def show(result: BenchResult) -> None:
+        if plot is not None:
+            from labelscape.benchmark.figure import drawn
+
+            with written_whole(plot, overwrite=True) as part:
+                part.write_bytes(drawn(result, plot.suffix.lower().lstrip(".")))
+            talk(f"figure: {plot}")
+        if as_json:
+            print_json(result.as_json())
+        else:
+            print(result.text)
+
+    show(
+        bench(
+            _listed(networks),
+            side=side,
+            rounds=rounds,
+            engines=_listed(engines),
+            device=device,
+            precision=precision,
+            quick=quick,
+            unfinished=show,
+        )
+    )
 
 
 def _listed(text: str | None) -> list[str] | None:
