@@ -95,7 +95,7 @@ def test_the_command_reports_a_bad_raster_and_finishes_the_rest(client, maps, tm
 
 
 @pytest.mark.parametrize("verb", ["sieve", "polygonize"])
-def test_a_second_start_makes_only_what_is_missing_or_has_changed(maps, tmp_path, verb):
+def test_a_second_start_makes_only_what_is_missing_or_has_changed(maps, tmp_path, monkeypatch, verb):
     given = tmp_path / "maps"
     shutil.copytree(maps, given)
     make, settings, end = {
@@ -123,6 +123,8 @@ def test_a_second_start_makes_only_what_is_missing_or_has_changed(maps, tmp_path
         assert {name.split(".")[0] for name in after if after[name] != before[name]} == {"s3_class"}
     other = {name: 2 * value for name, value in settings.items()}
     assert [r.state for r in make(given, tmp_path / "out", **other)] == ["failed"] * 4
+    monkeypatch.setattr("labelscape.areas.many.build", lambda: "0.1.0 (code 0123456789)")
+    assert [r.state for r in make(given, tmp_path / "out", **settings)] == ["failed"] * 4
 
 
 def test_what_is_wrong_of_all_maps_is_said_before_the_first(maps, tmp_path, run_cli):

@@ -77,8 +77,8 @@ def test_a_bad_scene_does_not_stop_the_others_and_a_second_start_maps_what_is_mi
     assert all(p.stat().st_mtime_ns == time for p, time in before.items())
 
 
-@pytest.mark.parametrize("change", ["settings", "model", "scene", "a file is gone", "unfinished"])
-def test_what_differs_from_a_finished_map_is_not_skipped(tmp_path, model, change):
+@pytest.mark.parametrize("change", ["settings", "model", "scene", "a file is gone", "unfinished", "code"])
+def test_what_differs_from_a_finished_map_is_not_skipped(tmp_path, model, monkeypatch, change):
     (scene,) = scenes_of(tmp_path / "in", 1)
     out, settings = tmp_path / "maps", QUICK
     assert map_scenes(model, [scene], out, **settings).counts == {"done": 1}
@@ -90,10 +90,15 @@ def test_what_differs_from_a_finished_map_is_not_skipped(tmp_path, model, change
         world.make(tmp_path / "in", 96, 128, seed=9, name="s0")
     elif change == "a file is gone":
         (out / "s0_confidence.tif").unlink()
+    elif change == "code":  # of the same version: a commit later, other values may come out
+        for part in ("finished", "journal", "run", "work"):
+            monkeypatch.setattr(f"labelscape.maps.{part}.build", lambda: "0.1.0 (code 0123456789)")
     else:
         (out / ".s0.unfinished").mkdir()
     (record,) = map_scenes(model, [scene], out, **settings).records
-    assert record.state == "failed" and "exists; pass `overwrite=True`" in record.cause
+    assert record.state == "failed" and "; pass `overwrite=True`" in record.cause
+    made = "exists, made by labelscape 0.1.0 (code " in record.cause
+    assert made == (change == "code") and (made or "exists; pass" in record.cause)
     assert map_scenes(model, [scene], out, overwrite=True, **settings).counts == {"done": 1}
     # What a run killed in its last moment leaves: nobody holds this lock.
     (out / ".labelscape-0123456789abcdef.lock").touch()

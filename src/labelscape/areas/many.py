@@ -22,7 +22,7 @@ from labelscape.progress import bar, print_line
 from labelscape.rasters import creation
 from labelscape.scenes.files import is_raster, reading
 from labelscape.scenes.scene_list import SceneList, find_scenes
-from labelscape.version import __version__
+from labelscape.version import build
 from labelscape.workers.calls import Call
 from labelscape.workers.probe import Needs
 from labelscape.workers.sent import for_workers
@@ -167,7 +167,7 @@ def _each(
     for note in maps.notes:
         print_line(f"note: {note}")
     make_folder(Path(out))
-    settings = {**many.settings, "legend": many.legend and many.legend.to_json(), "version": __version__}
+    settings = {**many.settings, "legend": many.legend and many.legend.to_json(), "version": build()}
     finished = Finished(Path(out), many.verb, settings)
     records: dict[int, RasterRecord] = {}
     missing: list[_Task] = []

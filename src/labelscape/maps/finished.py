@@ -17,7 +17,7 @@ from labelscape.maps.request import Affects, MapRequest
 from labelscape.maps.work import as_stored
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scenes.stamps import Watched
-from labelscape.version import __version__
+from labelscape.version import build
 
 BY_CONTENT = {"checkpoint", "scene", "name"}
 """Settings that are compared by what they name: files may be called by another path."""
@@ -59,7 +59,7 @@ def finished_map(
 
 
 def _run_of(out: Path, stem: str) -> dict[str, Any] | None:
-    """The contents of a map's _run.json that this version wrote; None beside an unfinished map's tiles, where
+    """The contents of a map's _run.json of an earlier run; None beside an unfinished map's tiles, where
     there is still something to do.
     """
     if (out / f".{stem}.unfinished").exists():
@@ -77,7 +77,8 @@ def _made_with(run: dict[str, Any], request: MapRequest, models: Sequence[Checkp
     wanted = request.model_dump(mode="json")
     made, sums = [m["sha256"] for m in run["models"]], [one.stored and one.stored.sha256 for one in models]
     return (
-        run["software"] == f"labelscape {__version__}"
+        # Code from between two releases may compute other values, as a journal has it.
+        run.get("build") == build()
         # A model in memory has no checksum: nobody knows whether it is the same one.
         and made == sums
         and None not in sums

@@ -32,7 +32,7 @@ from labelscape.scenes.files import Source, source_paths
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.protocol import Protocol
 from labelscape.stages import stage
-from labelscape.version import __version__
+from labelscape.version import __version__, build
 from labelscape.workers.calls import ClusterLost
 
 if TYPE_CHECKING:
@@ -284,6 +284,7 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
     return {
         "name": map_name(work.request, work.scene.name),
         "software": f"labelscape {__version__}",
+        "build": build(),
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "scene": source_paths(source) or f"{type(source).__name__} in memory",
         "size": [grid.width, grid.height],

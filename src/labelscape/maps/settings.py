@@ -19,7 +19,7 @@ PRECISIONS = {
 }
 
 # Shown elsewhere on the page, part of another line, or for programs alone.
-SHOWN = {"name", "request", "core", "halo", "blend", "software", "when", "scene_files"}
+SHOWN = {"name", "request", "core", "halo", "blend", "software", "build", "when", "scene_files"}
 
 
 def settings_in_words(facts: Mapping[str, Any]) -> dict[str, Any]:

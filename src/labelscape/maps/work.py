@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
 from labelscape.stages import stage
+from labelscape.version import build
 from labelscape.workers.store import Store, store_for
 
 UNKNOWN = "unknown"
@@ -337,9 +339,21 @@ def _check_room(paths: Mapping[str, Path], overwrite: bool) -> None:
     """
     taken = [path for path in paths.values() if path.exists()]
     if taken and not overwrite:
-        raise BadFile(f"{taken[0]} exists; pass `overwrite=True` to replace it, or another `out` or `name`.")
+        raise BadFile(
+            f"{taken[0]} exists{_made_otherwise(paths['run'])}; pass `overwrite=True` to replace it, or "
+            "another `out` or `name`."
+        )
     for path in taken:
         check_replaceable(path)
+
+
+def _made_otherwise(run: Path) -> str:
+    """By which other code a map was made, as a part of a sentence: a job would else have passed over it."""
+    try:
+        made = json.loads(run.read_text(encoding="utf-8"))["build"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return f", made by labelscape {made} (this is {build()})" if made != build() else ""
 
 
 def _try_outputs(

@@ -14,7 +14,7 @@ from labelscape.errors import BadFile, LabelscapeError
 from labelscape.files import cache_folder, written_whole
 from labelscape.scoring.proof import Proof, Shape
 from labelscape.scoring.runtimes import RUNTIMES, Run
-from labelscape.version import __version__
+from labelscape.version import build
 
 MOST_BYTES = 4 * 2**30
 """Of all networks converted for a runtime; the oldest go first (ours)."""
@@ -28,7 +28,7 @@ def key_of(runtime: str, checkpoint: Checkpoint, head: str, *shapes: Shape, half
         "model": fingerprint(checkpoint),
         "head": head,
         "shapes": shapes,
-        "versions": [__version__, torch.__version__, RUNTIMES[runtime].installed_version()],
+        "versions": [build(), torch.__version__, RUNTIMES[runtime].installed_version()],
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         # The network is the same, its speed is not.

@@ -27,7 +27,7 @@ from labelscape.rasters.overviews import count_areas
 from labelscape.scenes.files import READ_FAILURES, gdal, reading, reason
 from labelscape.scenes.picture import PICTURES
 from labelscape.text import printable_name
-from labelscape.version import __version__
+from labelscape.version import build
 from labelscape.viewer.differences import difference_layer
 from labelscape.viewer.geopackage import is_geopackage
 from labelscape.viewer.layers import (
@@ -108,7 +108,7 @@ class Shown:
         """
         legend = layer.legend if isinstance(layer, Layer) else None
         colors = [(one.value, one.color) for one in legend.classes] if legend else ()
-        return version_of((layer.stamp(), self._place, colors, __version__))
+        return version_of((layer.stamp(), self._place, colors, build()))
 
     @cached_property
     def _place(self) -> str:
