@@ -24,6 +24,7 @@ from labelscape.maps.rerun import rerun
 from labelscape.maps.run import map_scene
 from labelscape.nets.blocks import pad_to_multiple
 from labelscape.nets.catalog import create_model
+from labelscape.scenes.array import ArrayScene
 from labelscape.scoring import engine_cache, engine_choice, onnxruntime_engine, openvino_engine
 from labelscape.scoring.arrays import softmax
 from labelscape.scoring.engine_choice import with_engine
@@ -33,7 +34,7 @@ from labelscape.scoring.proof import Proof, compared, proof_images, scores_apart
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.runtimes import RUNTIMES, installed, padded
 from labelscape.scoring.scorer import Scorer
-from labelscape.scoring.stitch import image_shapes
+from labelscape.scoring.stitch import image_shapes, plan_for, score_tiles
 from labelscape.scoring.tiles import TilePlan, plan_tiles
 
 openvino_version = openvino_engine.installed_version
@@ -211,11 +212,12 @@ def test_an_ensemble_with_turned_and_scaled_images_is_averaged_the_same():
     protocol = Protocol((1.0, 1.5), "dihedral", "probabilities")
     models = [made(seed=0), made("mlp", NETWORKS[1][1], seed=1, temperature=0.5)]
     scorer = Scorer.of(models, device="cpu", protocol=protocol)
-    settled = with_engine(scorer, [one_tile(48, 48)], "openvino").scorer
+    scene = ArrayScene(np.random.default_rng(0).normal(size=(3, 48, 48)).astype(np.float32))
+    plan = plan_for(scorer, scene)
+    settled = with_engine(scorer, [plan], "openvino").scorer
     assert {shape[2:] for m in settled.members for shape in m.engine.converted} == {(48, 48), (80, 80)}
-    images = [torch.randn(1, 3, 48, 48)] * 2
-    wanted, found = (s.batch_logits(images).softmax(1) for s in (scorer, settled))
-    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+    ((wanted,), (found,)) = (list(score_tiles(s, scene, plan)) for s in (scorer, settled))
+    torch.testing.assert_close(found.probabilities, wanted.probabilities, atol=2e-5, rtol=0)
 
 
 @needs_openvino

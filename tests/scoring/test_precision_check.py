@@ -19,6 +19,7 @@ from labelscape.scenes.array import ArrayScene
 from labelscape.scoring import precision
 from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.precision import Agreement, agreement, checked_bytes, is_checked
+from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import plan_for, score_tiles
 from labelscape.training.evaluate import evaluate
@@ -47,6 +48,17 @@ def test_equal_networks_agree_and_others_do_not():
     assert (found.equal, found.mean, found.most, found.enough) == (1.0, 0.0, 0.0, True)
     found = agreement(one, other, [(area, plan)])
     assert found.equal < 0.9 and not found.enough and 0 < found.mean < found.most <= 1
+
+
+def test_tiles_of_every_scale_are_compared():
+    one, other = (Scorer.of(made(seed), device="cpu", protocol=Protocol((0.5, 1.5))) for seed in (0, 1))
+    area = scene()
+    plan = plan_for(one, area, tile_size=112, overlap=16, blend="crop")
+    pairs = [(area, scaled) for scaled in plan.scaled]
+    found = agreement(one, other, [(area, plan)])
+    assert found == agreement(one.at_one_scale, other.at_one_scale, pairs)
+    assert found.equal < 0.9 and not found.enough
+    assert agreement(one, one, [(area, plan)]).equal == 1.0
 
 
 def test_values_of_another_offset_are_compared_as_they_are_predicted():
@@ -102,8 +114,8 @@ def test_tiles_are_taken_from_all_scenes_and_few_of_them():
     wanted, found = precision._sampled(pairs)
     assert wanted == 4 and len(found) == 16
     # The first four: from both scenes, and from different rows.
-    assert len({id(area) for area, _ in found[:4]}) == 2
-    assert len({tiles[0].core.top for _, tiles in found[:4]}) > 1
+    assert len({id(area) for area, _, _ in found[:4]}) == 2
+    assert len({tiles[0].core.top for _, _, tiles in found[:4]}) > 1
     few = precision._sampled([(scene(64, 64), plan_for(one, scene(64, 64)))])
     assert few[0] == 1 and len(few[1]) == 1
 

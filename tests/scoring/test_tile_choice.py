@@ -74,11 +74,12 @@ def test_tiles_are_as_large_as_the_network_learned(tmp_path):
         assert side_of(plan_for(smallest, scene)) == 128
         assert side_of(plan_for(Scorer.of([toy(64, default=192), toy(64, network="fcn")]), scene)) == 192
         twice = Scorer.of(toy(64, default=192), protocol=Protocol((0.5, 1.0, 2.0)))
-        assert side_of(plan_for(twice, scene)) == 96  # 192 as the network sees it
+        # At every scale: the scene is scaled, not its tiles.
+        assert [side_of(plan) for plan in plan_for(twice, scene).scaled] == [192, 192, 192]
         assert side_of(plan_for(smallest, scene, tile_size=320)) == 320
 
 
-def test_memory_is_the_upper_bound_for_the_hungriest_network_at_the_largest_scale():
+def test_memory_is_the_upper_bound_for_the_hungriest_network():
     class Hungry:
         stride, reach, device = 16, None, torch.device("cpu")
 
@@ -97,7 +98,7 @@ def test_memory_is_the_upper_bound_for_the_hungriest_network_at_the_largest_scal
     assert memory.tile_side(scorer(10), 9000) == 1600
     assert memory.tile_side(scorer(10, 3000), 9000) == 1152
     assert memory.tile_side(scorer(10, 5000), 9000) == 896
-    assert memory.tile_side(scorer(3000, protocol=Protocol((1.0, 1.25))), 9000) == 896  # not 1280
+    assert memory.tile_side(scorer(3000, protocol=Protocol((1.0, 1.25))), 9000) == 1152  # at any scale
     assert memory.batch_of(scorer(10), 224) == 4 and memory.batch_of(scorer(10), 640) == 1
 
 

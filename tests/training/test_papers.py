@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import world
 
-from labelscape.errors import BadOption, NoWeights, UnknownName
+from labelscape.errors import BadFile, BadOption, NoWeights, UnknownName
 from labelscape.nets import backbones
 from labelscape.nets.tables import TABLES
 from labelscape.training import papers, reproduce, table_rows
@@ -277,6 +277,36 @@ def test_weights_of_all_rows_are_looked_for_before_one_is_trained(camvid, tmp_pa
     )
     (found,) = run([6])
     assert found.measured == ({"mean_iou": 50.0},) and not trained
+
+
+def test_scores_of_tiles_that_were_cut_before_they_were_scaled_are_taken_again(camvid, tmp_path, monkeypatch):
+    """As earlier versions tested several scales; what is trained stays."""
+    data = {"images": [str(camvid)], "dataset": "camvid"}
+    (plan,) = plan_rows("ifbfnet-2", data, rows=[6], device="cpu")
+    place = tmp_path / "out" / "ifbfnet-2" / f"06-{reproduce.slug(plan.row.label)}" / "seed0"
+    place.mkdir(parents=True)
+    monkeypatch.setattr(backbones, "check_published", lambda *a, **k: None)
+    monkeypatch.setattr(reproduce, "_train_once", lambda *a: None)
+    monkeypatch.setattr(reproduce, "score", lambda *a: {"metrics": {"mean_iou": 60.0}, "scored_on": "there"})
+
+    def stored(**changed):
+        test = {key: value for key, value in table_rows.test_settings(plan).items() if key != "scaled"}
+        settings = {**plan.recipe.model_dump(mode="json"), **changed, "test": test}
+        old = {"settings": settings, "metrics": {"mean_iou": 50.0}, "scored_on": "there"}
+        (place / "scores.json").write_text(json.dumps(old))
+
+    def run():
+        how = {"rows": [6], "device": "cpu", "other_data": True}
+        (found,) = reproduce.run_table("ifbfnet-2", data, tmp_path / "out", **how)
+        return found.measured[0]["mean_iou"]
+
+    stored()
+    assert run() == 60
+    monkeypatch.setattr(reproduce, "score", lambda *a: pytest.fail("scored again"))
+    assert run() == 60
+    stored(rate=0.5)
+    with pytest.raises(BadFile, match="rate"):
+        run()
 
 
 def test_a_checkpoint_of_other_settings_is_not_scored_as_the_rows(camvid, tmp_path, run_cli, monkeypatch):

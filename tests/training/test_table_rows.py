@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,10 @@ from labelscape.evaluation.confusion import count
 from labelscape.grid import Window
 from labelscape.nets.catalog import create_model
 from labelscape.nets.tables import CLUTTER_WRONG, TABLES
+from labelscape.scenes.array import ArrayScene
+from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scorer import Scorer
+from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import plan_tiles
 from labelscape.training import papers, reproduce, table_resampled, table_rows, table_scores
 from labelscape.training.run import base_recipe
@@ -427,15 +432,28 @@ def test_mswbn_is_scored_on_single_patches(tmp_path, monkeypatch):
     assert papers.mswbn_gid({"dataset": "gid-5", "images": ["G"]}).tiles == 512
 
 
-def test_scales_say_what_the_network_sees():
-    """Tiles are cut before they are scaled: DGCW then sums over more pixels than in training, or fewer."""
+def test_at_several_scales_pictures_are_cut_after_they_are_scaled():
+    """Else DGCW would sum over more pixels than in training, or fewer."""
     (plan,) = plan_rows("dgcwnet-3", DATA, rows=[4])
     tiles = table_scores.tiling(plan, None, None, "test")
     said = table_scores.tested(plan, tiles)
     assert "tiles of 776, blended" in said
-    assert "scales 0.75, 1, 1.25, 1.5 (the network sees 582 to 1164 pixels a side)" in said
+    assert "scales 0.75, 1, 1.25, 1.5, the picture scaled before it is cut" in said
     (single,) = plan_rows("dgcwnet-3", DATA, rows=[1])
-    assert "sees" not in table_scores.tested(single, tiles)
+    assert "scale" not in table_scores.tested(single, tiles)
+    assert table_rows.test_settings(plan)["scaled"] == "pictures"  # earlier versions tested otherwise
+    assert "scaled" not in table_rows.test_settings(single)
+
+
+def test_whole_pictures_are_whole_at_the_largest_scale():
+    (plan,) = plan_rows("ifbfnet-4", DATA, rows=[4])
+    assert plan.setting.tiles == "whole" and max(plan.setting.scales) == 1.75
+    scene = ArrayScene(np.ones((3, 31, 45), np.uint8))
+    dataset = SimpleNamespace(part=lambda part: [SimpleNamespace(scene=scene)])
+    tiles = table_scores.tiling(plan, None, dataset, "test")
+    assert tiles == {"tile_size": 79, "overlap": 0, "blend": "none"}
+    scorer = Scorer.of(world.tiny_checkpoint(), device="cpu", protocol=Protocol(plan.setting.scales))
+    assert [len(one) for one in plan_for(scorer, scene, **tiles).scaled] == [1] * 6
 
 
 @pytest.mark.parametrize(("crop", "cells"), [(769, 25), (513, 17), (72, 3), (64, 2)])

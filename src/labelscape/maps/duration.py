@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from labelscape.rasters.write import MapWriter
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.arrays import Array
 from labelscape.scoring.engine_choice import with_engine
+from labelscape.scoring.scales import forward_share
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.stitch import stacked
@@ -61,10 +63,14 @@ def seconds_of_map(
     looked = _looked_at(scene, bands_to_read(scorer.checkpoint.bands, scene))
     # Where most tiles are empty the map has less to predict, and its engine may be another one.
     scorer = with_engine(scorer, [tiles], request.engine).scorer
-    predicted = tiles.forward_share * scene.grid.window.pixels
+    predicted = forward_share(tiles) * scene.grid.window.pixels
     # Of the tiles that are read some hold no valid pixel; they are read and passed over.
     stored = share_stored(scene, tiles)
     full = min(stored, looked.share)
+    if tiles.scaled:
+        # A pixel takes about as long at every scale.
+        shown, scorer = tiles.shown, scorer.at_one_scale
+        tiles = replace(tiles, core=shown.core, halo=shown.halo, batch=shown.batch, scaled=())
     reading, network, block = _timed_tile(scorer, scene, tiles, looked)
     first, each = _timed_writing(scorer, scene, block, outputs, request)
     # An empty map is written too.
@@ -140,7 +146,7 @@ def _timed_tile(
 def _around(block: Window, tiles: TilePlan) -> Window:
     """A window as large as what a tile sees, within what can be seen where it fits, around a block."""
     ground = tiles.ground
-    sides = [min(tiles.core + 2 * tiles.halo, length) for length in ground.shape]
+    sides = tiles.seen_shape
     top, left = (
         min(max(least, first + size // 2 - side // 2), most - side)
         for first, size, side, least, most in zip(

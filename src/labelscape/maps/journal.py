@@ -71,9 +71,11 @@ def tile_key(
         # Hashed, so that a checkpoint renamed or copied elsewhere shares tiles, and one trained again does
         # not.
         "models": [fingerprint(m) for m in models],
-        "plan": [plan.core, plan.halo, plan.fade, plan.side, plan.batch],
+        "plan": _numbers(plan),
         # Tiles blended by another ramp would not add up with these.
-        "ramp": HANN.name if plan.fade else None,
+        "ramp": HANN.name if any(one.fade for one in (plan, *plan.scaled)) else None,
+        # Tiles are averaged over those of scaled scenes.
+        **({"scaled": [_numbers(one) for one in plan.scaled]} if plan.scaled else {}),
         # A scene in memory has no file time: only its pixels show whether it is the same.
         "files": watched.named() + ([["pixels", scene.digest(seen)]] if scene.in_memory else []),
         "grid": [str(grid.crs), *grid.transform, *grid.shape],
@@ -85,6 +87,10 @@ def tile_key(
         # Left out for torch: maps that an earlier version has begun are resumed.
         **({} if engine == TORCH else {"engine": engine}),
     }
+
+
+def _numbers(plan: TilePlan) -> list[int]:
+    return [plan.core, plan.halo, plan.fade, plan.side, plan.batch]
 
 
 def files_of_map(request: MapRequest, scene: Scene) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import xml.etree.ElementTree as xml
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from labelscape.scoring.engine_choice import check_usable, extra_bytes
 from labelscape.scoring.memory import scoring_bytes, size_warning
 from labelscape.scoring.precision import checked_bytes, is_checked
 from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scales import forward_share
 from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import plan_for
 from labelscape.scoring.tiles import TilePlan
@@ -226,25 +228,31 @@ def cost(
     """What a plan of tiles costs with this network on this device, written as these rasters; it takes so
     many `minutes`.
     """
-    side = [min(tiles.core + 2 * tiles.halo, length) for length in tiles.ground.shape]
-    pixels, classes, bands = (side[0] * side[1] * tiles.batch, scorer.classes, len(scorer.checkpoint.bands))
-    # `side` is cut to the scene: a scene smaller than a tile needs less.
-    network = scoring_bytes(scorer, *side, tiles.batch) + extra_bytes(scorer, tiles, request.engine)
+    classes, bands, averaged = scorer.classes, len(scorer.checkpoint.bands), 0
+    # Of the scale whose tiles take most: those of a small scale may hold all of it.
+    most = max(tiles.scaled or [tiles], key=lambda one: math.prod(one.seen_shape) * one.batch)
+    # Cut to the scene: a scene smaller than a tile needs less.
+    side, pixels = most.seen_shape, math.prod(most.seen_shape) * most.batch
+    network = scoring_bytes(scorer, *side, most.batch) + extra_bytes(scorer, tiles, request.engine)
     if is_checked(scorer):
         network = checked_bytes(scorer, network)
     # Beside the network's memory: one batch read ahead and scaled to float32; logits and probabilities of
     # this batch and of the one being written.
-    tile_bytes = pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
+    if tiles.scaled:
+        # Of a block: logits at the largest scale, their sum, and what is being written of the one before.
+        larger = max(one.ground.pixels for one in tiles.scaled) / tiles.ground.pixels
+        averaged = int(math.prod(tiles.seen_shape) * classes * (16 + 4 * larger))
+    tile_bytes = averaged + pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
-    kept = 0.0 if on_gpu else KEPT if len(tiles) > 1 else KEPT_OF_ONE
+    kept = 0.0 if on_gpu else KEPT if tiles.count > 1 else KEPT_OF_ONE
     ram = _process_bytes(scorer) + GDAL_CACHE_BYTES + tile_bytes + int(kept * network)
     layers = sum(len(o.band_names(scorer.checkpoint.task(o.task or None).legend)) for o in outputs)
     disk = bytes_on_disk(scene.grid.window.pixels, layers)
     return Plan(
-        len(tiles),
-        tiles.core,
-        tiles.halo,
-        tiles.forward_share,
+        tiles.count,
+        tiles.shown.core,
+        tiles.shown.halo,
+        forward_share(tiles),
         ram,
         network if on_gpu else 0,
         disk,

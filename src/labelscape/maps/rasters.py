@@ -48,19 +48,22 @@ class Tally:
     nodata: int = 0
     unfamiliar: int | None = None
     """Pixels farther from the training data than the limit; None where that is not mapped."""
-    seams: Seams = field(default_factory=Seams)
+    seams: Seams | None = field(default_factory=Seams)
+    """None where there are none to look at: at several scales tiles meet in other places at each of them."""
 
     @classmethod
     def of(cls, grid: Grid, legend: Legend, plan: TilePlan) -> Tally:
         """Nothing counted yet, of these tiles."""
         count, ground = len(legend), plan.ground
         # Windows of blended tiles end where their fade begins.
-        seams = Seams(plan.stride, (ground.top - plan.fade, ground.left - plan.fade))
+        first = ground.top - plan.fade, ground.left - plan.fade
+        seams = None if plan.scaled else Seams(plan.stride, first)
         return cls(grid, legend, np.zeros(count, np.int64), np.zeros(count), seams=seams)
 
     @stage("count areas and seams")
     def add(self, core: Window, classes: np.ndarray) -> None:
-        self.seams.add(core, classes)
+        if self.seams is not None:
+            self.seams.add(core, classes)
         for block in _blocks(core):
             # Cut to the classes of the map: nodata is counted too, as 255.
             counts, metres = count_areas(classes[block.inset_of(core)], self.grid, block)

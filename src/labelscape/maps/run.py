@@ -31,6 +31,7 @@ from labelscape.progress import bar, print_line
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scales import forward_share
 from labelscape.stages import stage
 from labelscape.version import __version__, build
 from labelscape.workers.calls import ClusterLost
@@ -251,9 +252,9 @@ def _result(
             int(tally.nodata),
             work.notes,
             seconds,
-            len(work.plan),
-            work.plan.forward_share,
-            tally.seams.score,
+            work.plan.count,
+            forward_share(work.plan),
+            math.nan if tally.seams is None else tally.seams.score,
             facts,
             *made[task],
             resumed=resumed,
@@ -293,10 +294,10 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
         "network": checkpoint.network,
         **({"task": checkpoint.whole.mate.name} if checkpoint.whole else {}),
         "bands": list(bands_to_read(checkpoint.bands, work.scene)),
-        "core": plan.core,
-        "halo": plan.halo,
-        "blend": plan.fade,
-        "tiles": len(plan),
+        "core": plan.shown.core,
+        "halo": plan.shown.halo,
+        "blend": plan.shown.fade,
+        "tiles": plan.count,
         "scales": list(scorer.protocol.scales),
         "tta": scorer.protocol.tta,
         "models_averaged": len(scorer.members),

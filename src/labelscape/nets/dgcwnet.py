@@ -38,8 +38,8 @@ Differs   - how a map at stride 32 becomes the prediction is not stated: fuse="c
             and deviation (recipe, normalisation=...)
           - recipe: iterations; OHEM on the main head alone; the "prediction maps" that scales and flips add
             up are logits; OHEM, scales and flips for ADE20K; scaled crops and test images are resampled
-            bilinearly, antialiased where they are reduced; tiles of the test are cut before they are
-            scaled, so that at 1.5 the module sums over more than it was trained with, at 0.75 over less
+            bilinearly, antialiased where they are reduced; pictures of the test are scaled, then cut into
+            tiles in which the module sums over as many cells as in a training crop
 Symbols   N images  B bands  K classes  C width (128)  P = h w pixels of F; x8 is a level at stride 8: (N, .,
           H/8, W/8), x32 likewise
 """

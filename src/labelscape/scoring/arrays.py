@@ -52,6 +52,13 @@ def as_numpy(values: Array) -> np.ndarray:
     )
 
 
+def brought(values: Array) -> Array:
+    """The same values as float32 in the memory of the processor, without a copy where they are."""
+    if isinstance(values, np.ndarray):
+        return values.astype(np.float32, copy=False)
+    return values.float().cpu()
+
+
 def copied(values: Array) -> Array:
     return values.copy() if isinstance(values, np.ndarray) else values.clone()
 

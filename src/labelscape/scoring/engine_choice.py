@@ -226,11 +226,9 @@ def _forwards(scorer: Scorer, plans: Iterable[TilePlan]) -> Counter[Shape]:
     turns = Counter(bool(which & 4) for which in SYMMETRIES[scorer.protocol.tta])
     for plan in plans:
         for (images, height, width), count in image_shapes(plan).items():
-            for scale in scorer.protocol.scales:
-                size = [max(1, round(side * scale)) for side in (height, width)]
-                for quarter, times in turns.items():
-                    shape = (images, bands, *(size[::-1] if quarter else size))
-                    found[padded(shape, step)] += count * times
+            for quarter, times in turns.items():
+                shape = (images, bands, *((width, height) if quarter else (height, width)))
+                found[padded(shape, step)] += count * times
     return found
 
 

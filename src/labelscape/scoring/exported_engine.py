@@ -112,7 +112,7 @@ class ExportedEngine:
         if side > size:
             raise BadInput(
                 f"This {self.title.partition(' ')[2]} takes {size} x {size} pixels, and was given {side}: "
-                "leave `tile_size` and `scales` out, or export it for images of any size (labelscape export "
+                "leave `tile_size` out, or export it for images of any size (labelscape export "
                 "--to onnx --dynamic)."
             )
         return size - side

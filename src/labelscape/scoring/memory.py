@@ -38,7 +38,7 @@ def is_exact(member: Member) -> bool:
 
 
 def learned_side(scorer: Scorer) -> int | None:
-    """The largest tile that costs no accuracy: the smallest over the networks, at the largest scale.
+    """The largest tile that costs no accuracy: the smallest over the networks.
 
     `TileSizes.default` where it was measured, else the training crop. None where size makes no difference
     (all networks are exact) or where nothing is known of their training.
@@ -53,10 +53,9 @@ def learned_side(scorer: Scorer) -> int | None:
             sides.append(int(member.checkpoint.recipe.get("map_size") or crop))
     if not sides:
         return None
-    # At scale 1.5 the network is given a tile 1.5 times as large as it is in the scene.
     # Rounded down: a larger tile than was measured is what must not happen.
-    whole_strides = int(min(sides) / _largest_scale(scorer)) // scorer.stride
-    # A large scale may leave less than one stride, and no tile is smaller.
+    whole_strides = min(sides) // scorer.stride
+    # A small crop may leave less than one stride, and no tile is smaller.
     return max(1, whole_strides) * scorer.stride
 
 
@@ -75,6 +74,9 @@ def size_warning(scorer: Scorer, plan: TilePlan) -> str | None:
     """What to expect of a plan whose tiles are larger than the networks learned, or other than an exported
     one takes; None where they are neither.
     """
+    if plan.scaled:
+        found = (size_warning(scorer.at_one_scale, scaled) for scaled in plan.scaled)
+        return next(filter(None, found), None)
     only = image_side(scorer)
     least = min(plan.core + 2 * plan.halo, *plan.ground.shape)
     again = "classes may differ from the checkpoint's. Export it for images of any size (--dynamic)"
@@ -95,11 +97,11 @@ def size_warning(scorer: Scorer, plan: TilePlan) -> str | None:
     side, learned = plan.largest, learned_side(scorer)
     if learned is None or side <= learned:
         return None
-    scale, made = _largest_scale(scorer), [member.checkpoint for member in scorer.members]
+    made = [member.checkpoint for member in scorer.members]
     sizes = [one.tile_sizes for one in made if one.tile_sizes is not None]
     crops = [s.crop for s in sizes] + [int(c.recipe["crop"]) for c in made if c.recipe.get("crop")]
-    tiles = f"tiles of {side}" + (f" at scale {scale:g}" if scale > 1 else "")
-    loss = max((s.loss_at(round(side * scale)) for s in sizes), default=None)
+    tiles = f"tiles of {side}"
+    loss = max((s.loss_at(side) for s in sizes), default=None)
     if loss is None:
         cost = f"{tiles} may cost accuracy, which was not measured"
     elif loss <= 0:
@@ -123,7 +125,7 @@ def tile_side(scorer: Scorer, longest: int) -> int:
 
 
 def memory_side(scorer: Scorer) -> int:
-    """The largest tile whose memory is fair, for the hungriest network at the largest scale."""
+    """The largest tile whose memory is fair, for the hungriest network."""
     # The largest first: the larger the tile, the fewer pixels are read twice.
     for side, most in ((LARGE_TILE, LARGE_BYTES), (DEFAULT_TILE, MOST_BYTES), (SMALL_TILES[0], MOST_BYTES)):
         if _peak_bytes(scorer, side, side) <= most:
@@ -135,28 +137,22 @@ def batch_of(scorer: Scorer, side: int) -> int:
     """Tiles of `side` pixels that the network is given at once."""
     most = CPU_BATCH if scorer.device.type == "cpu" else MOST_BATCH
     # Squared, because memory grows with the pixels of all tiles together.
-    return min(most, max(1, int((SMALL_TILES[-1] / (side * _largest_scale(scorer))) ** 2)))
+    return min(most, max(1, int((SMALL_TILES[-1] / side) ** 2)))
 
 
 def scoring_bytes(scorer: Scorer, height: int, width: int, batch: int = 1) -> int:
-    """Memory at the peak on the scorer's device, for `batch` tiles of height x width pixels with all scales,
-    augmentations and networks.
+    """Memory at the peak on the scorer's device, for `batch` tiles of height x width pixels, as the networks
+    see them, with all augmentations and networks.
     """
     classes, bands = scorer.classes, len(scorer.checkpoint.bands)
     most = _peak_bytes(scorer, height, width, batch)
     if scorer.protocol.passes == 1 and len(scorer.members) == 1:
         return most
     # The running sum of predictions, and one pass's image and prediction.
-    scale = _largest_scale(scorer)
-    return most + int(batch * height * width * 4 * (2 * classes + (bands + 2 * classes) * scale**2))
-
-
-def _largest_scale(scorer: Scorer) -> float:
-    return max(1.0, *scorer.protocol.scales)
+    return most + batch * height * width * 4 * (4 * classes + bands)
 
 
 def _peak_bytes(scorer: Scorer, height: int, width: int, batch: int = 1) -> int:
     """Networks run one after the other: the largest counts."""
-    scale = _largest_scale(scorer)
-    size = round(height * scale), round(width * scale)
+    size = height, width
     return max(member.engine.peak_bytes(*size, *([batch] if batch > 1 else [])) for member in scorer.members)

@@ -19,8 +19,9 @@ from labelscape.scenes.scene import Scene
 from labelscape.scoring.arrays import softmax
 from labelscape.scoring.devices import HALF_SHARE
 from labelscape.scoring.heap import memory_kept
+from labelscape.scoring.scales import read_by
 from labelscape.scoring.scorer import Scorer
-from labelscape.scoring.stitch import stacked, tile_batches
+from labelscape.scoring.stitch import stacked, tile_batches, tile_read
 from labelscape.scoring.tiles import Tile, TilePlan
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ take longer than the map.
 """
 
 Pairs = Sequence[tuple[Scene, TilePlan]]
+Batch = tuple[Scene, TilePlan, list[Tile]]
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,19 @@ def agreement(scorer: Scorer, full: Scorer, pairs: Pairs) -> Agreement | None:
 
     same = pixels = used = 0
     total, most = 0.0, 0.0
+    if scorer.protocol.scales != (1.0,):
+        # The tiles of every scale by themselves.
+        pairs = [(scene, scaled) for scene, plan in pairs for scaled in plan.scaled]
+        scorer, full = scorer.at_one_scale, full.at_one_scale
     wanted, sampled = _sampled(pairs)
     with memory_kept():
         # Where none of the sample holds data, the first that does: a map of a small island in a large scene
         # is compared too.
-        for number, (scene, tiles) in enumerate(itertools.chain(sampled, _held(pairs))):
+        for number, (scene, plan, tiles) in enumerate(itertools.chain(sampled, _held(pairs))):
             if used >= wanted or (used and number >= len(sampled)):
                 break
             # Tiles of one shape together, as they are when the scene is mapped.
-            for images, inside in _read(scorer, scene, tiles):
+            for images, inside in _read(scorer, scene, plan, tiles):
                 half, whole = (_tops(one, images) for one in (scorer, full))
                 equal = torch.stack([a == b for (a, _), (b, _) in zip(half, whole)]).all(0)
                 apart = torch.stack([(a - b).abs() for (_, a), (_, b) in zip(half, whole)]).amax(0)[inside]
@@ -119,7 +125,7 @@ def _tops(scorer: Scorer, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     return [(best.indices, best.values) for best in (softmax(part, 1).max(1) for part in parts)]
 
 
-def _sampled(pairs: Pairs) -> tuple[int, list[tuple[Scene, list[Tile]]]]:
+def _sampled(pairs: Pairs) -> tuple[int, list[Batch]]:
     """How many batches of tiles are compared, and three times as many to take them from, since some may hold
     no data; any few that come first are spread over all scenes.
     """
@@ -130,23 +136,25 @@ def _sampled(pairs: Pairs) -> tuple[int, list[tuple[Scene, list[Tile]]]]:
     return wanted, [*held[1::3], *held[0::3], *held[2::3]]
 
 
-def _held(pairs: Pairs, first: int = 0, step: int = 1) -> Iterator[tuple[Scene, list[Tile]]]:
+def _held(pairs: Pairs, first: int = 0, step: int = 1) -> Iterator[Batch]:
     """Of every `step`th batch of tiles, from the `first`, those that may hold data."""
-    every = ((scene, tiles) for scene, plan in pairs for tiles in tile_batches(plan))
-    for scene, tiles in itertools.islice(every, first, None, step):
-        if any(scene.may_hold(tile.seen) for tile in tiles):
-            yield scene, tiles
+    every = ((scene, plan, tiles) for scene, plan in pairs for tiles in tile_batches(plan))
+    for scene, plan, tiles in itertools.islice(every, first, None, step):
+        if any(scene.may_hold(read_by(plan, tile.seen)) for tile in tiles):
+            yield scene, plan, tiles
 
 
-def _read(scorer: Scorer, scene: Scene, tiles: list[Tile]) -> Iterator[tuple[list[Tensor], Tensor]]:
+def _read(
+    scorer: Scorer, scene: Scene, plan: TilePlan, tiles: list[Tile]
+) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Images (N, B, H, W) of tiles of one shape for each member, and which pixels are valid (N, H, W)."""
     import torch
 
     bands = bands_to_read(scorer.checkpoint.bands, scene)
     with in_units(scorer.checkpoint.contract, scene) as seen:  # as it is predicted
         for shape in dict.fromkeys(tile.seen.shape for tile in tiles):
-            patches = [seen.read(tile.seen, bands) for tile in tiles if tile.seen.shape == shape]
-            valid = torch.from_numpy(np.stack([patch.valid for patch in patches]))
+            found = [tile_read(scorer, seen, plan, tile, bands) for tile in tiles if tile.seen.shape == shape]
+            images, masks = zip(*found)
+            valid = torch.from_numpy(np.stack(masks))
             if valid.any():
-                images = [scorer.prepare(patch.pixels, patch.data) for patch in patches]
-                yield [stacked(images, k) for k in range(len(scorer.members))], valid
+                yield [stacked(list(images), k) for k in range(len(scorer.members))], valid

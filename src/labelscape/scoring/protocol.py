@@ -1,4 +1,4 @@
-"""How a tile is predicted: scales and test-time augmentation, and what is averaged over them."""
+"""How pixels are predicted: scales and test-time augmentation, and what is averaged over them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ AVERAGES = ("probabilities", "logits")
 class Protocol:
     """Multi-scale and test-time augmentation. Raises BadOption or UnknownName for what there is not.
 
-    scales   factors by which the image is resized; predictions are resized back and averaged
+    scales   factors by which the image is resized, a scene before it is cut into tiles; predictions are
+             resized back and averaged
     tta      test-time augmentation: "none", "mirror" (left-right too), "flips" (also up-down: four passes),
              "dihedral" (all eight symmetries of the square)
     average  what is averaged: "probabilities" (IFBFNet, DFCNet) or "logits" (DGCWNet: "sum all prediction
@@ -41,7 +42,7 @@ class Protocol:
 
     @property
     def passes(self) -> int:
-        """How often each network runs on a tile."""
+        """How often each network looks at a pixel."""
         return len(self.scales) * len(SYMMETRIES[self.tta])
 
     @classmethod

@@ -1,7 +1,8 @@
 """From pixels to class probabilities, in one place: normalise, pad, run the network, softmax.
 
 Training, evaluation and mapping prepare pixels with `normalise`; evaluation and mapping call `Scorer.logits`.
-No other module scales, pads or flips: what is trained is what is scored and mapped.
+No other module pads or flips, and `stitch` alone scales scenes: what is trained is what is scored and
+mapped.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,8 +173,13 @@ class Scorer:
         whole tile.
         """
         reaches = [member.engine.reach for member in self.members]
-        # Resized tiles sample the scene at places that depend on the tile's size: no halo makes that exact.
+        # In pixels of the scene it is another one at every scale.
         return None if None in reaches or self.protocol.scales != (1.0,) else max(reaches)
+
+    @property
+    def at_one_scale(self) -> Scorer:
+        """The same networks on images as they are: scenes are scaled before they are cut into tiles."""
+        return replace(self, protocol=replace(self.protocol, scales=(1.0,)))
 
     @property
     def stride(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -16,8 +16,8 @@ from labelscape.contract.adjust import in_units
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import UnknownName
 from labelscape.grid import Window
-from labelscape.scenes.scene import Scene
-from labelscape.scoring.arrays import Array, library_of
+from labelscape.scenes.scene import BLOCK, Scene
+from labelscape.scoring.arrays import Array, back_to_logits, brought, library_of, softmax, without_gradients
 from labelscape.scoring.fade import Fader
 from labelscape.scoring.heap import memory_kept
 from labelscape.scoring.memory import (
@@ -29,7 +29,17 @@ from labelscape.scoring.memory import (
     learned_side,
     tile_side,
 )
-from labelscape.scoring.scored import ScoredTile
+from labelscape.scoring.scales import (
+    Taps,
+    at_scale,
+    back,
+    block_plan,
+    part_for,
+    read_by,
+    resampled,
+    scaled_ground,
+)
+from labelscape.scoring.scored import SOFTENED_ROWS, ScoredTile
 from labelscape.scoring.scorer import Scorer
 from labelscape.scoring.tiles import BLENDS, Tile, TilePlan, plan_tiles
 from labelscape.stages import stage
@@ -51,17 +61,38 @@ def plan_for(
     Networks with a reach of at most EXACT_REACH get halos of that width, which are cropped: the tiled map
     equals the whole-scene map. All others are blended, in tiles of the size they learned
     (`memory.tile_side`), also at the scene's border. `overlap` and `blend` ("crop", "hann", "none") override
-    that. Raises UnknownName for another blend, BadOption where the overlap leaves no core.
+    that. At several scales the scene is scaled, and cut into tiles of that size at each of them. Raises
+    UnknownName for another blend, BadOption where the overlap leaves no core.
     """
     if blend is not None and blend not in BLENDS:
         raise UnknownName("way to join tiles (`blend`)", blend, BLENDS)
+    how = {"tile_size": tile_size, "overlap": overlap, "blend": blend}
+    # A part of a scene is mapped as it would be in a map of all of it.
+    whole, around = scene.grid.window, scene.around
+    if scorer.protocol.scales == (1.0,):
+        return _plan_over(scorer, whole, around, **how)
+    alone, scaled = scorer.at_one_scale, []
+    for scale in scorer.protocol.scales:
+        ground = scaled_ground(around, scale)
+        scaled.append(replace(_plan_over(alone, ground, ground, **how), source=around))
+    return block_plan(whole, around, scaled, scorer.classes)
+
+
+def _plan_over(
+    scorer: Scorer,
+    whole: Window,
+    around: Window,
+    *,
+    tile_size: int | None,
+    overlap: int | None,
+    blend: str | None,
+) -> TilePlan:
+    """The tiles over `whole` of networks that may see what is `around` it, at one scale."""
     # `reach` is None for global pooling: every pixel sees all of its tile, and no halo is wide enough.
     exact = scorer.reach is not None and all(is_exact(member) for member in scorer.members)
     only = image_side(scorer)
     # A small image has no room for halos of the reach: its tiles are blended.
     exact = exact and (only is None or only >= exact_side(scorer))
-    # A part of a scene is mapped as it would be in a map of all of it.
-    around = scene.around
     side = tile_size or only or (EXACT_TILE if exact else tile_side(scorer, max(around.shape)))
     if overlap is None:
         # A halo as wide as the receptive field: each core pixel sees what it would see in the whole scene.
@@ -77,9 +108,9 @@ def plan_for(
         # However they are cut, its tiles give the same: they need not lie where those of all of it would.
         # Not blended: within a fade a tile sees less than the reach. Not turned around: where the network's
         # stride then begins depends on where a tile ends. Images of one size alone would be padded.
-        around = _within_reach(scene.grid.window, around, overlap, scorer.stride)
+        around = _within_reach(whole, around, overlap, scorer.stride)
     how = {"tile_size": side, "overlap": overlap, "stride": scorer.stride, "blend": blend}
-    plan = plan_tiles(scene.grid.window, **how, around=None if around == scene.grid.window else around)
+    plan = plan_tiles(whole, **how, around=None if around == whole else around)
     # The whole scene at once: nothing to blend, pad or batch.
     if plan.core >= max(plan.ground.shape):
         return plan
@@ -119,6 +150,9 @@ def score_tiles(
     BadInput where neither is possible.
     """
     chosen = wanted or (lambda window: True)
+    if plan.scaled:
+        yield from _at_scales(scorer, scene, plan, chosen)
+        return
     if plan.fade:
         yield from _faded(scorer, scene, plan, wanted)
         return
@@ -127,6 +161,78 @@ def score_tiles(
         inside = tile.answers.inset_of(tile.seen)
         if logits is not None and valid[inside].any():
             yield ScoredTile(tile.answers, logits[(slice(None), *inside)], valid[inside])
+
+
+def _at_scales(
+    scorer: Scorer, scene: Scene, plan: TilePlan, chosen: Callable[[Window], bool]
+) -> Iterator[ScoredTile]:
+    """The chosen blocks of the plan, each averaged over its scaled tilings."""
+    bands = bands_to_read(scorer.checkpoint.bands, scene)
+    with memory_kept():
+        for tile in plan:
+            if not chosen(tile.answers):
+                continue
+            valid = np.empty(tile.answers.shape, bool)
+            for part in tile.answers.blocks(BLOCK):
+                valid[part.inset_of(tile.answers)] = scene.read(part, bands).valid
+            if valid.any():
+                yield ScoredTile(tile.answers, _averaged(scorer, scene, plan, tile.answers), valid)
+
+
+def _averaged(scorer: Scorer, scene: Scene, plan: TilePlan, window: Window) -> Array:
+    """(K, h, w) of a window, over all scales and networks: as `Scorer.logits` averages those of an image."""
+    logits, total = scorer.protocol.average == "logits", None
+    for member in scorer.members:
+        mean = _over_scales(replace(scorer, members=(member,)), scene, plan, window)
+        if logits and len(scorer.members) > 1:
+            mean = softmax(mean, 0, scorer.groups)
+        total = mean if total is None else total.__iadd__(mean)
+    if len(scorer.members) == 1:
+        return total if logits else back_to_logits(total)
+    total /= len(scorer.members)
+    return back_to_logits(total)
+
+
+def _over_scales(scorer: Scorer, scene: Scene, plan: TilePlan, window: Window) -> Array:
+    """(K, h, w) mean over the scales: of probabilities, or of logits where these are averaged."""
+    alone, average, total = scorer.at_one_scale, scorer.protocol.average, None
+    for scaled in plan.scaled:
+        part = part_for(scaled, window)
+        found = _assembled(score_tiles(alone, scene, part), part.whole)
+        with stage("scale back"):
+            if total is None:
+                library = library_of(found)
+                total = library.zeros((len(found), *window.shape), dtype=library.float32)
+            _add_scaled(total, found, back(scaled, window), part.whole, average, scorer.groups)
+    total /= len(plan.scaled)
+    return total
+
+
+def _assembled(tiles: Iterable[ScoredTile], whole: Window) -> Array:
+    """(K, h, w) logits of a window from those of its tiles; 0 where nothing is valid."""
+    made = None
+    for tile in tiles:
+        own = brought(tile.logits)
+        if made is None:
+            library = library_of(own)
+            made = library.zeros((len(own), *whole.shape), dtype=library.float32)
+        made[(slice(None), *tile.window.inset_of(whole))] = own
+    return made
+
+
+@without_gradients()
+def _add_scaled(
+    total: Array, logits: Array, places: tuple[Taps, Taps], own: Window, average: str, groups: tuple[int, ...]
+) -> None:
+    """Add the logits (K, h, w) of the window `own` of the scaled ground, brought back to the scene's pixels,
+    to the sum (K, H, W). Some rows at a time: they stay in the processor's cache.
+    """
+    rows, columns = places
+    for top in range(0, total.shape[1], SOFTENED_ROWS):
+        some = slice(top, top + SOFTENED_ROWS)
+        first, stop = rows.of(own.top, some).span
+        strip = resampled(logits[:, first:stop], rows.of(own.top + first, some), columns.of(own.left))
+        total[:, some] += strip if average == "logits" else softmax(strip, 0, groups)
 
 
 Read = tuple[Tile, list[Array] | None, np.ndarray]
@@ -154,12 +260,7 @@ def _predicted(
             """Normalised in this thread, while the network runs."""
             found = []
             for tile in chosen:
-                with stage("read"):
-                    patch = own.read(tile.seen, bands)
-                with stage("normalise"):
-                    # Nodata needs no network: scenes with wide empty margins cost what their data cost.
-                    images = scorer.prepare(patch.pixels, patch.data) if patch.valid.any() else None
-                found.append((tile, images, patch.valid))
+                found.append((tile, *tile_read(scorer, own, plan, tile, bands)))
             return found
 
         batch = next(batches, None)
@@ -171,6 +272,25 @@ def _predicted(
             ahead = reader.submit(read, following[1]) if following else None
             yield from _batch_logits(scorer, batch[0], found)
             batch = following
+
+
+def tile_read(
+    scorer: Scorer, scene: Scene, plan: TilePlan, tile: Tile, bands: Sequence[str]
+) -> tuple[list[Array] | None, np.ndarray]:
+    """What each network reads of a tile, None where nothing is valid, and which pixels are valid (h, w): at
+    another scale all of a tile that has any.
+    """
+    with stage("read"):
+        patch = scene.read(read_by(plan, tile.seen), bands)
+    with stage("normalise"):
+        # Nodata needs no network: scenes with wide empty margins cost what their data cost.
+        any_valid = patch.valid.any()
+        images = scorer.prepare(patch.pixels, patch.data) if any_valid else None
+        if plan.source is None:
+            return images, patch.valid
+        # Members of one scaling share the image.
+        made = {id(image): at_scale(image, plan, tile.seen) for image in images or ()}
+        return images and [made[id(image)] for image in images], np.full(tile.seen.shape, any_valid)
 
 
 def tile_batches(plan: TilePlan) -> Iterator[list[Tile]]:
@@ -211,6 +331,11 @@ def image_shapes(plan: TilePlan) -> Mapping[tuple[int, int, int], int]:
     tiles takes seconds.
     """
     found: Counter[tuple[int, int, int]] = Counter()
+    for scaled in plan.scaled:
+        for part in (part_for(scaled, tile.answers) for tile in plan):
+            found.update(image_shapes(part))
+    if plan.scaled:
+        return MappingProxyType(found)
     for tiles in tile_batches(plan):
         found.update((count, *shape) for shape, count in Counter(tile.seen.shape for tile in tiles).items())
     return MappingProxyType(found)

@@ -43,6 +43,9 @@ class TilePlan:
            networks whose answer depends on the size of what they see. 0: core and halo, cut at the border
     batch  tiles that the network is given at once, where they have one shape
     around what the network may see, and where the first core begins; `whole` lies inside. None: `whole`
+    source the window of the scene that the ground is a resized picture of: the plan's pixels are then not the
+           scene's. None: they are
+    scaled the tilings of the scene at several scales, where their predictions are averaged in these tiles
     """
 
     whole: Window
@@ -53,6 +56,8 @@ class TilePlan:
     side: int = 0
     batch: int = 1
     around: Window | None = None
+    source: Window | None = None
+    scaled: tuple[TilePlan, ...] = ()
 
     def __iter__(self) -> Iterator[Tile]:
         return self._tiles(*self.first, *self.along)
@@ -140,11 +145,31 @@ class TilePlan:
     @property
     def largest(self) -> int:
         """Side of what the network reads of the largest tile."""
+        if self.scaled:
+            return max(plan.largest for plan in self.scaled)
         return min(self.core + 2 * self.halo, max(self.ground.shape))
 
     @property
+    def seen_shape(self) -> tuple[int, int]:
+        """Height and width of what the network reads of a tile that is not at the border."""
+        height, width = (min(self.core + 2 * self.halo, length) for length in self.ground.shape)
+        return height, width
+
+    @property
+    def shown(self) -> TilePlan:
+        """The tiles that the network is given: at several scales, those of the first."""
+        return self.scaled[0] if self.scaled else self
+
+    @property
+    def count(self) -> int:
+        """Tiles that the network is given, at all scales."""
+        return sum(map(len, self.scaled)) or len(self)
+
+    @property
     def forward_share(self) -> float:
-        """Pixels the network reads per pixel of the scene: the cost of the halos."""
+        """Pixels the network reads per pixel of the scene: the cost of the halos. Of several scales see
+        `scales.forward_share`.
+        """
         # Summed over tiles: those at the border see less.
         return sum(tile.seen.pixels for tile in self.with_neighbours()) / self.whole.pixels
 

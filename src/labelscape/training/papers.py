@@ -162,8 +162,9 @@ def dgcwnet(
     auxiliary loss 0.4 (eq. 7).
 
     Test scales are averaged as logits (ours: sec. 4.4.1 sums "prediction maps", and the code of OCNet and
-    CCNet sums logits). Tested in tiles of the training crop's side (ours: the paper does not say; the module
-    sums over all pixels of a tile, so whole pictures, tiles="whole", give it sums it was not trained with).
+    CCNet sums logits). Tested in tiles of the training crop's side, cut from the picture at each scale (ours:
+    the paper does not say; the module sums over all pixels of a tile, so whole pictures, tiles="whole", give
+    it sums it was not trained with).
     """
     return Setting(
         exact_recipe(

@@ -27,6 +27,7 @@ from labelscape.training.state import differing
 from labelscape.training.table_cost import fitted, room_on
 from labelscape.training.table_resampled import resampled_lists
 from labelscape.training.table_rows import (
+    SCALED,
     Plan,
     check_data,
     check_parts,
@@ -312,6 +313,9 @@ def _stored(run: _Run, recipe: Recipe, place: Path, settings: Mapping[str, Any])
         changed = differing(before, settled(settings))
         if not changed:
             return stored
+        earlier = {key: value for key, value in settings["test"].items() if key != SCALED}
+        if not differing(before, settled({**settings, "test": earlier})):
+            changed = []  # the same row, tested otherwise by an earlier version: it is scored again
     # Trained and not yet scored: the checkpoint tells by which settings.
     elif target.exists():
         changed = differing(_recipe_in(target), _own(recipe))

@@ -29,6 +29,8 @@ SIZES = ("batch", "crop", "base_batch", "accumulate", "steps", "base_steps", "ma
 """Settings that make a run smaller, or are the second task's. They may be replaced although rows differ in
 them: then the rows say so.
 """
+SCALED = "scaled"
+"""Setting of a test at several scales: what is scaled."""
 ELSEWHERE = {
     "seed": "use `seeds`",
     "device": "use `device`",
@@ -245,6 +247,8 @@ def test_settings(plan: Plan) -> dict[str, Any]:
         "data": data.model_dump(mode="json"),
         "tiles": plan.tile if setting.tiles == "crop" else setting.tiles,
         "blend": setting.blend,
+        # Earlier versions cut pictures into tiles before they scaled them.
+        **({} if setting.scales == (1.0,) else {SCALED: "pictures"}),
     }
     return {**found, "models": setting.models} if setting.models > 1 else found
 

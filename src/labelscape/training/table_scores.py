@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,8 @@ def tiling(plan: Plan, checkpoint: Checkpoint, dataset: Dataset, part: str) -> d
     if setting.tiles == "whole":
         # A tile of the longest side holds every picture of the part whole.
         longest = max(max(scene.scene.grid.shape) for scene in dataset.part(part))
-        return {"tile_size": longest, "overlap": 0, "blend": "none"}
+        # At the largest scale too.
+        return {"tile_size": math.ceil(longest * max(1, *setting.scales)), "overlap": 0, "blend": "none"}
     side = plan.tile if setting.tiles == "crop" else int(setting.tiles)
     if setting.blend == "exact":
         bands, classes = len(checkpoint.bands), len(checkpoint.legend)
@@ -126,9 +128,7 @@ def tested(plan: Plan, tiles: Mapping[str, Any]) -> str:
         cut += {"none": ", no overlap", "crop": ", overlaps cropped"}.get(tiles["blend"], ", blended")
     scales = f"scales {', '.join(f'{s:g}' for s in setting.scales)}"
     if setting.tiles != "whole":
-        # Tiles are cut first and scaled then: a network that sums over its tile sees other sums.
-        least, most = (round(end(setting.scales) * tiles["tile_size"]) for end in (min, max))
-        scales += f" (the network sees {least} to {most} pixels a side)"
+        scales += ", the picture scaled before it is cut"
     more = [scales] * (setting.scales != (1.0,))
     more += [f"test-time augmentation {setting.tta}"] * (setting.tta != "none")
     more += [f"{setting.models} models merged"] * (setting.models > 1)
