@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 
 import numpy as np
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.dtypes import check_dtype
@@ -16,12 +15,12 @@ from rasterio.errors import CRSError
 
 from labelscape.errors import BadInput, BadOption
 from labelscape.grid import Grid, Window
-from labelscape.scenes.files import gdal
 from labelscape.scenes.memory import HeldScene, Sliced, cut
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.sampling import sampled
 from labelscape.scenes.scene import BLOCK, IN_MEMORY, Part, Patch, Scene, Units
 from labelscape.scenes.validity import check_nodata, nodata_rule
+from labelscape.scenes.written import Piece, write_raster
 
 MAX_CHANNELS = 4
 """An array whose last axis is no longer than this, and its others are, has its bands last (H, W, bands)."""
@@ -124,8 +123,13 @@ class ArrayScene(Scene):
             if self._folder is None:
                 # Removed with the scene. On Windows an open handle prevents that, which must not fail the
                 # exit.
-                self._folder = TemporaryDirectory(prefix="labelscape-", ignore_cleanup_errors=True)
-                _write(self, Path(self._folder.name) / "scene.tif")
+                made = TemporaryDirectory(prefix="labelscape-", ignore_cleanup_errors=True)
+                try:
+                    _write(self, Path(made.name) / "scene.tif")
+                except BaseException:
+                    made.cleanup()
+                    raise
+                self._folder = made  # not before: the next call would take a part for the scene
         # With a masked array the copy's internal mask holds all of the validity, nodata included.
         nodata = self.nodata if self.unmasked is None else None
         path = Path(self._folder.name) / "scene.tif"
@@ -206,10 +210,7 @@ def _write(scene: ArrayScene, path: Path) -> None:
         "photometric": "MINISBLACK",  # else GDAL takes a fourth band for alpha
         "alpha": "NO",
     }
-    # Internal: by default GDAL writes masks to a .msk file beside the raster.
-    with gdal(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "w", **profile) as file:
-        for window in grid.window.blocks(BLOCK):
-            patch = scene.read(window)
-            file.write(patch.pixels, window=window.rio)
-            if scene.unmasked is not None:
-                file.write_mask(patch.valid, window=window.rio)
+    patches = (scene.read(window) for window in grid.window.blocks(BLOCK))
+    masked = scene.unmasked is not None
+    pieces = (Piece(one.window, one.pixels, one.valid if masked else None) for one in patches)
+    write_raster(path, pieces, **profile)

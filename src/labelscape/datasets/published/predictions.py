@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import rasterio
 
 from labelscape.datasets.published.cityscapes import LABEL_IDS
 from labelscape.datasets.published.layout import Pair, Published
 from labelscape.files import written_whole
 from labelscape.grid import Grid
 from labelscape.legend import IGNORE
-from labelscape.scenes.files import gdal
+from labelscape.scenes.written import Piece, write_raster
 
 ASKED_FOR = {"cityscapes": LABEL_IDS, "loveda": tuple(range(7))}
 """Values by class where the benchmark's differ from those of label files: Cityscapes wants label ids even
@@ -61,6 +60,6 @@ def write_prediction(found: Published, pair: Pair, indices: np.ndarray, grid: Gr
         }
         how |= {"crs": grid.crs, "transform": grid.transform} if grid.is_georeferenced else {}
     shape = {"count": len(pixels), "height": indices.shape[0], "width": indices.shape[1]}
-    with written_whole(path) as part, gdal(), rasterio.open(part, "w", dtype="uint8", **shape, **how) as file:
-        file.write(pixels)
+    with written_whole(path) as part:
+        write_raster(part, [Piece(grid.window, pixels)], target=path, dtype="uint8", **shape, **how)
     return path

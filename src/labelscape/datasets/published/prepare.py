@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import rasterio
 
 from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.gid import grid_windows
@@ -21,8 +20,8 @@ from labelscape.errors import BadFile
 from labelscape.files import check_written, written_whole
 from labelscape.grid import Grid, Window
 from labelscape.legend import IGNORE, Legend
-from labelscape.scenes.files import gdal
 from labelscape.scenes.raster import Patch
+from labelscape.scenes.written import Piece, write_raster
 
 
 def default_grid(name: str) -> str:
@@ -53,6 +52,9 @@ def write_patches(
     check_written(out / "classes.json")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise BadFile(f"{out} is not empty; choose another folder, or pass `overwrite=True`.")
+    # Those of an earlier run: beside its patches and some of these the folder would pass for complete.
+    for earlier in (*(f"{part}.txt" for part in PARTS), "classes.json"):
+        (out / earlier).unlink(missing_ok=True)
     names: dict[str, list[str]] = {part: [] for part in PARTS}
     for pair in found.pairs:
         # Images of a benchmark's test split have no labels, and no use as training patches.
@@ -120,32 +122,34 @@ def _write_pair(
     suffix = "png" if plain else "tif"
     place = {"crs": grid.crs, "transform": grid.transform} if grid.is_georeferenced else {}
     shape = {"height": grid.height, "width": grid.width, **place}
-    with gdal():
-        with (
-            written_whole(out / "images" / f"{name}.{suffix}", overwrite=True) as path,
-            rasterio.open(
-                path,
-                "w",
-                count=len(patch.pixels),
-                dtype=patch.pixels.dtype,
-                # In a PNG GDAL writes it as transparency, and other readers would hide those pixels.
-                nodata=None if plain else nodata,
-                **shape,
-                **options,
-            ) as file,
-        ):
-            file.write(patch.pixels)
-            if not plain:
-                file.descriptions = found.bands
-        label_options = {k: v for k, v in options.items() if k not in ("photometric", "alpha")}
-        with (
-            written_whole(out / "labels" / f"{name}.{suffix}", overwrite=True) as path,
-            rasterio.open(
-                path, "w", count=1, dtype="uint8", nodata=None if plain else IGNORE, **shape, **label_options
-            ) as file,
-        ):
-            file.write_colormap(1, _palette(found.legend))
-            file.write(found.legend.decode(indices), 1)
+    image, label = (out / kind / f"{name}.{suffix}" for kind in ("images", "labels"))
+    whole = Window(0, 0, *grid.shape)
+    with written_whole(image, overwrite=True) as path:
+        write_raster(
+            path,
+            [Piece(whole, patch.pixels)],
+            target=image,
+            names=() if plain else found.bands,
+            count=len(patch.pixels),
+            dtype=patch.pixels.dtype,
+            # In a PNG GDAL writes it as transparency, and other readers would hide those pixels.
+            nodata=None if plain else nodata,
+            **shape,
+            **options,
+        )
+    label_options = {k: v for k, v in options.items() if k not in ("photometric", "alpha")}
+    with written_whole(label, overwrite=True) as path:
+        write_raster(
+            path,
+            [Piece(whole, found.legend.decode(indices)[None])],
+            target=label,
+            colours=_palette(found.legend),
+            count=1,
+            dtype="uint8",
+            nodata=None if plain else IGNORE,
+            **shape,
+            **label_options,
+        )
 
 
 def _palette(legend: Legend) -> dict[int, tuple[int, int, int]]:
