@@ -43,6 +43,7 @@ may tidy up, and that moment can be long on a busy machine or disk.
 """
 NEARLY_FULL = 2**20
 """Bytes below which a failure to write is put down to the disk (ours)."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FREE_SPACE = " Free some space there, and try again."
 
 LONGEST_NAME = 255
@@ -167,7 +168,9 @@ def private_folder(beside: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A `private_folder` where the system has its temporary files. Raises BadFile where there is none."""
+    """A `private_folder` where the system has its temporary files. Raises BadFile where there is none, and
+    where the block fails because a disk is full.
+    """
     with contextlib.ExitStack() as held:
         try:
             folder = held.enter_context(private_folder(tempfile.gettempdir()))
@@ -176,7 +179,21 @@ def temporary_folder() -> Iterator[Path]:
                 f"No temporary file can be written ({error.strerror or error}): set TMPDIR to a folder that "
                 "can be written to."
             ) from error
-        yield folder
+        try:
+            yield folder
+        except OSError as error:
+            # One of ours says already which file it is.
+            if isinstance(error, BadFile) or error.errno not in FULL:
+                raise
+            raise no_room() from error
+
+
+def no_room() -> BadFile:
+    """What is said where the disk of temporary files is full."""
+    return BadFile(
+        f"There is no room for temporary files in {tempfile.gettempdir()}: free some, or set TMPDIR to a "
+        "folder on another disk."
+    )
 
 
 def cache_folder() -> Path:
@@ -342,7 +359,7 @@ def _likely_cause(path: Path, error: OSError) -> str:
     code, folder = getattr(error, "errno", None), path.parent
     if not folder.is_dir():
         return " Its folder was removed or renamed meanwhile." if not folder.exists() else ""
-    if code in (errno.ENOSPC, errno.EDQUOT):
+    if code in FULL:
         return FREE_SPACE  # that it is full is said by the system itself
     with contextlib.suppress(OSError):
         space = shutil.disk_usage(folder)

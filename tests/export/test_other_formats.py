@@ -13,6 +13,7 @@ from labelscape.checkpoint import save
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.export import other_files
 from labelscape.export.model import export_model
+from labelscape.export.push import push
 from labelscape.scoring.scorer import predict
 
 LONG = [name for name in SMALL if name != "fcn"]
@@ -128,3 +129,23 @@ def test_a_file_that_gives_something_else_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="is not what torch computes"):
         export_model(made(), tmp_path / "m.pt2", to="pt2", size=64)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("network", "to", "out"),
+    [("fcn", "openvino", "model.xml"), ("smp/Unet", "smp-folder", "model"), ("smp/Unet", "push", "hub")],
+)
+def test_a_full_disk_of_temporary_files_is_said(tmp_path, small_disk, monkeypatch, network, to, out):
+    """Where the libraries write before the file takes its name; OpenVINO says "iostream error" of it."""
+    if to == "openvino":
+        pytest.importorskip("openvino")
+    save(made(network), tmp_path / "m.safetensors")
+    sized, folder = small_disk
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    sized(64 * 1024)
+    with pytest.raises(BadFile, match="There is no room for temporary files in .*TMPDIR|cannot be written"):
+        if to == "push":
+            push(tmp_path / "m.safetensors", str(tmp_path / out))
+        else:
+            export_model(tmp_path / "m.safetensors", tmp_path / out, to=to)
+    assert not (tmp_path / out).exists() and not list(folder.iterdir())

@@ -6,8 +6,6 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from torch import Tensor
 from labelscape.errors import BadInput, BadOption
 from labelscape.export.onnx_file import IMAGE, PROBABILITIES
 from labelscape.exported_formats import WEIGHTS, openvino_core
+from labelscape.files import no_room, temporary_folder
 from labelscape.scoring.onnx_graph import quiet
 
 Run = Callable[[Tensor], Tensor]
@@ -36,13 +35,16 @@ def openvino_files(onnx: bytes, metadata: Mapping[str, str]) -> tuple[dict[str, 
         raise BadInput(f"OpenVINO cannot read the network: {_line(error)}. Try another `opset`.") from error
     for key, value in sorted(metadata.items()):
         model.set_rt_info(value, [key])
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.xml"
-        # Its default rounds weights to float16.
-        openvino.save_model(model, path, compress_to_fp16=False)
-        # Twice: which weights belong to it is known when they are written.
-        model.set_rt_info(hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest(), [WEIGHTS])
-        openvino.save_model(model, path, compress_to_fp16=False)
+    with temporary_folder() as folder:
+        path = folder / "model.xml"
+        try:
+            # Its default rounds weights to float16.
+            openvino.save_model(model, path, compress_to_fp16=False)
+            # Twice: which weights belong to it is known when they are written.
+            model.set_rt_info(hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest(), [WEIGHTS])
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except RuntimeError as error:  # "iostream error" is all that it says
+            raise no_room() from error
         files = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin")}
     read = core.read_model(model=files[".xml"], weights=files[".bin"])
     compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

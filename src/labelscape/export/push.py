@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from labelscape.checkpoint import Checkpoint, StoredAs, load
@@ -19,7 +18,7 @@ from labelscape.errors import BadFile, BadOption, first_line
 from labelscape.export.card import card
 from labelscape.export.stac_model import model_item
 from labelscape.exported_formats import KINDS
-from labelscape.files import cannot_write, check_local, make_folder, written_whole
+from labelscape.files import cannot_write, check_local, make_folder, temporary_folder, written_whole
 from labelscape.model_places import MANIFEST, NAME, Manifest, hub, is_address, refuse_beside, repository, s3
 
 README, ITEM = "README.md", "stac.json"
@@ -82,8 +81,7 @@ def push(
     """
     place = _place(target)
     checkpoint, file, name = _model(model, name or place.rstrip("/").rpartition("/")[2], license)
-    with TemporaryDirectory() as made:
-        folder = Path(made)
+    with temporary_folder() as folder:
         files = _copied(file, folder)
         texts = _texts(checkpoint, folder / files[0], name, license, README)
         texts = dict(zip((README, ITEM), texts, strict=True))

@@ -7,7 +7,6 @@ classes, and all that follows these stay in float32.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from labelscape.errors import BadInput, LabelscapeError, first_line
+from labelscape.files import temporary_folder
 from labelscape.scoring.onnx_graph import quiet
 
 WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -29,11 +29,11 @@ def quantised(model: bytes, images: Iterable[np.ndarray], name: str) -> bytes:
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "int8.onnx"
+    with temporary_folder() as folder:
+        out = folder / "int8.onnx"
         try:
             with quiet():
-                prepared = _prepared(model, Path(folder))
+                prepared = _prepared(model, folder)
                 quantize_static(
                     prepared,
                     out,
@@ -49,7 +49,7 @@ def quantised(model: bytes, images: Iterable[np.ndarray], name: str) -> bytes:
                     nodes_to_exclude=scoring_nodes(prepared.graph),
                 )
         # Of the training scenes that the images are read from, LabelscapeError says what is wrong with them.
-        except (MemoryError, LabelscapeError):
+        except (MemoryError, LabelscapeError, OSError):
             raise
         # onnxruntime fails in its own way for every operator that it cannot quantise.
         except Exception as error:

@@ -7,14 +7,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
+from safetensors import SafetensorError
 
 from labelscape.checkpoint import Checkpoint
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.export.card import card
-from labelscape.files import make_folder, written_whole
+from labelscape.files import make_folder, no_room, temporary_folder, written_whole
 from labelscape.nets.catalog import SMP
 from labelscape.nets.libraries import import_smp
 from labelscape.scoring.engines import build_network
@@ -47,9 +47,11 @@ def write_smp_folder(
         "temperature": checkpoint.temperature,
         "classes": list(checkpoint.legend.names),
     }
-    with TemporaryDirectory() as made:
-        place = Path(made)
-        net.net.save_pretrained(made)
+    with temporary_folder() as place:
+        try:
+            net.net.save_pretrained(str(place))
+        except SafetensorError as error:  # of writing: its weights are those of a network
+            raise no_room() from error
         (place / CONTRACT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         # The library's own card knows neither training nor scores.
         text = card(checkpoint, name=folder.name)
