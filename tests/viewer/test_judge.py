@@ -324,3 +324,30 @@ def test_imagery_of_the_whole_earth_lies_where_the_map_does(folder, tmp_path):
         tmp_path / "earth.tif", pixels, crs="EPSG:4326", transform=Affine(1, 0, -180, 0, -1, 90)
     )
     assert find(folder, scene=whole).layers[-1].key == "scene"
+
+
+def test_a_full_disk_is_said_and_loses_no_answer(folder, small_disk):
+    """SQLite ends the transaction by itself then, and had nothing to undo when it was asked to."""
+    sized, disk = small_disk
+    sized(2**20)
+    path = disk / "review.gpkg"
+    shutil.copy(folder / "review.gpkg", path)
+
+    def rows():
+        with opened(path) as base:
+            return base.execute("SELECT * FROM gpkg_contents ORDER BY 1").fetchall()
+
+    before = [tuple(row) for row in rows()]
+    with (disk / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
+        while True:
+            other.write(bytes(4096))
+    said = set()
+    for room in (0, 4096, 20_000, 60_000):
+        os.truncate(disk / "other", (disk / "other").stat().st_size - room)
+        with pytest.raises(BadFile) as refused, opened(path, write=True) as base:
+            base.execute("UPDATE gpkg_contents SET description = ?", ("x" * 600_000,))
+        said.add(str(refused.value))
+        assert [tuple(row) for row in rows()] == before
+    assert said == {
+        f"{path} cannot be written: database or disk is full. Free some space there, and try again."
+    }

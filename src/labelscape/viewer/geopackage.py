@@ -14,6 +14,7 @@ from typing import Any
 import shapely
 
 from labelscape.errors import BadFile, LabelscapeError
+from labelscape.files import FREE_SPACE
 from labelscape.mistaken import UNFINISHED
 
 MAGIC = b"SQLite format 3\0"
@@ -71,14 +72,16 @@ def opened(path: Path, *, write: bool = False, edit: bool = False) -> Iterator[s
             try:
                 yield base
             except BaseException:
-                base.execute("ROLLBACK")
+                if base.in_transaction:  # a full disk has ended it already
+                    base.execute("ROLLBACK")
                 raise
             base.execute("COMMIT")
     except sqlite3.Error as error:
         # A journal that was left must be rolled back first, which a reader may not.
         left = getattr(error, "sqlite_errorname", "") == "SQLITE_READONLY_ROLLBACK"
         cure = UNFINISHED if left else LOCKED if "locked" in str(error) else str(error)
-        raise BadFile(f"{path} cannot be {'written' if write else 'read'}: {cure}.") from error
+        full = FREE_SPACE if "disk is full" in cure else ""
+        raise BadFile(f"{path} cannot be {'written' if write else 'read'}: {cure}.{full}") from error
 
 
 def recover(path: Path) -> None:
