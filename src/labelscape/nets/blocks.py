@@ -170,10 +170,15 @@ def needs_order(level: Tensor) -> bool:
 class Resized(torch.autograd.Function):
     """Bilinear resizing with the exact gradient in a fixed order of sums (`separably`)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: FunctionCtx, level: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-        ctx.shape, ctx.align_corners = level.shape[-2:], align_corners
+    def forward(level: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
         return F.interpolate(level, size, mode="bilinear", align_corners=align_corners)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, tuple[int, int], bool], output: Tensor) -> None:
+        ctx.shape, ctx.align_corners = inputs[0].shape[-2:], inputs[2]
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:

@@ -51,10 +51,15 @@ class PartMeans(nn.AdaptiveAvgPool2d):
 class Pooled(torch.autograd.Function):
     """Adaptive average pooling with the exact gradient in a fixed order of sums (`blocks.separably`)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: FunctionCtx, level: Tensor, cells: int) -> Tensor:
-        ctx.shape = level.shape[-2:]
+    def forward(level: Tensor, cells: int) -> Tensor:
         return F.adaptive_avg_pool2d(level, cells)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.shape = inputs[0].shape[-2:]
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:

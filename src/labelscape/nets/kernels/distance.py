@@ -29,14 +29,15 @@ Symbols   N images  C channels  P pixels  i query  j partner  m queries at a tim
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from labelscape.errors import UnknownName
 from labelscape.nets.blocks import is_any_size, is_recorded, without_autocast
+from labelscape.nets.kernels.derivatives import Form, applied
 
 WEIGHTINGS = ("dbs", "softmax", "tanh")
 """f of eq. 3, over channels: divided by the sum (the paper's choice), softmax, element-wise tanh."""
@@ -67,8 +68,8 @@ def relation_sum(
     `query`, `key`, `value` (N, C, P); `weight` (C', C) and `bias` (C',) are the first convolution's; -> (N,
       C', P). Half precision is
     raised to float32, inside autocast too, and stays so in the result: the sum has P terms. Recorded for any
-    size it takes all queries at once, with tensors of (N, C, P, P). No second derivatives, and none of
-    torch.func: torch refuses both. Raises UnknownName for another `weighting`.
+    size it takes all queries at once, with tensors of (N, C, P, P), as second derivatives do (see
+    `derivatives`). Raises UnknownName for another `weighting`.
     """
     if weighting not in WEIGHTINGS:
         raise UnknownName("weighting", weighting, WEIGHTINGS)
@@ -86,9 +87,11 @@ def relation_sum(
         queries = max(
             1, budget // (images * max(channels, weight.shape[0]) * pixels * inputs[0].element_size())
         )
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-            return RelationSum.apply(*inputs, weighting, queries)
-        return _summed(*inputs, weighting, queries)
+        how = {"weighting": weighting, "queries": queries}
+        form = Form(
+            partial(_summed, **how), partial(_gradients, **how), partial(_at_once, weighting=weighting)
+        )
+        return applied(form, *inputs)
 
 
 def weigh(distance: Tensor, weighting: str) -> tuple[Tensor, Tensor | None]:
@@ -101,50 +104,33 @@ def weigh(distance: Tensor, weighting: str) -> tuple[Tensor, Tensor | None]:
     return (distance.softmax(-2) if weighting == "softmax" else distance.tanh_()), None
 
 
-class RelationSum(torch.autograd.Function):
-    """`_summed` with a gradient that keeps the inputs only and weighs every chunk again."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        weighting: str,
-        queries: int,
-    ) -> Tensor:
-        ctx.save_for_backward(query, key, value, weight, bias)
-        ctx.weighting, ctx.queries = weighting, queries
-        return _summed(query, key, value, weight, bias, weighting, queries)
-
-    # fmt: off
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, weight, bias = ctx.saved_tensors
-        to_key, to_weight, to_bias = torch.zeros_like(key), torch.zeros_like(weight), torch.zeros_like(bias)
-        to_query, to_value = torch.empty_like(query), torch.empty_like(value)
-        for chunk in _chunks(query, ctx.queries):
-            difference = query[..., chunk].mT[..., None] - key[:, None]        # (N, m, C, P)
-            share, total = weigh(difference.square(), ctx.weighting)           # (N, m, C, P)  W_ij
-            own = value[..., chunk].mT[..., None, :]                           # (N, m, 1, C)  V_i
-            per_query = weight * own                                           # (N, m, C', C)  W1 diag V_i
-            # (N, m, C', P)  where the ReLU lets through
-            active = (per_query @ share).add_(bias[:, None]).gt_(0)
-            to_hidden = active.mul_(gradient[..., chunk].mT[..., None])        # (N, m, C', P)
-            to_bias += to_hidden.sum((0, 1, 3))
-            to_per_query = to_hidden @ share.mT                                # (N, m, C', C)
-            to_weight += (to_per_query * own).sum((0, 1))
-            to_value[..., chunk] = (to_per_query * weight).sum(-2).mT
-            # (N, m, C, P)
-            to_distance = _through_weighing(per_query.mT @ to_hidden, share, total, ctx.weighting)
-            to_difference = to_distance.mul_(difference).mul_(2)
-            to_query[..., chunk] = to_difference.sum(-1).mT
-            to_key -= to_difference.sum(1)
-        return to_query, to_key, to_value, to_weight, to_bias, None, None
-    # fmt: on
+# fmt: off
+def _gradients(
+    query: Tensor, key: Tensor, value: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor,
+    weighting: str, queries: int,
+) -> tuple[Tensor, ...]:
+    """Those of `_summed`, for which every chunk is weighed again."""
+    to_key, to_weight, to_bias = torch.zeros_like(key), torch.zeros_like(weight), torch.zeros_like(bias)
+    to_query, to_value = torch.empty_like(query), torch.empty_like(value)
+    for chunk in _chunks(query, queries):
+        difference = query[..., chunk].mT[..., None] - key[:, None]        # (N, m, C, P)
+        share, total = weigh(difference.square(), weighting)               # (N, m, C, P)  W_ij
+        own = value[..., chunk].mT[..., None, :]                           # (N, m, 1, C)  V_i
+        per_query = weight * own                                           # (N, m, C', C)  W1 diag V_i
+        # (N, m, C', P)  where the ReLU lets through
+        active = (per_query @ share).add_(bias[:, None]).gt_(0)
+        to_hidden = active.mul_(gradient[..., chunk].mT[..., None])        # (N, m, C', P)
+        to_bias += to_hidden.sum((0, 1, 3))
+        to_per_query = to_hidden @ share.mT                                # (N, m, C', C)
+        to_weight += (to_per_query * own).sum((0, 1))
+        to_value[..., chunk] = (to_per_query * weight).sum(-2).mT
+        # (N, m, C, P)
+        to_distance = _through_weighing(per_query.mT @ to_hidden, share, total, weighting)
+        to_difference = to_distance.mul_(difference).mul_(2)
+        to_query[..., chunk] = to_difference.sum(-1).mT
+        to_key -= to_difference.sum(1)
+    return to_query, to_key, to_value, to_weight, to_bias
+# fmt: on
 
 
 def _summed(

@@ -24,10 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from labelscape.nets.blocks import shares_of, without_autocast
+from labelscape.nets.kernels.derivatives import Form, applied
 
 T = TypeVar("T")
 
@@ -89,10 +90,11 @@ def perceptron(
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else levels[0].dtype
     with without_autocast(levels[0]):
         # The rows of an image are then a matrix of cells and channels: its products are a third faster.
-        levels = [_full(level).contiguous(memory_format=torch.channels_last) for level in levels]
+        # By moving axes: torch.func knows no other memory format for a batch.
+        levels = [_full(level).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for level in levels]
         layers = [_full(t) for t in (weight, bias, second, second_bias)]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (*levels, *layers)):
-            return Perceptron.apply(*layers, *levels).to(kind)
+        if see is None or (torch.is_grad_enabled() and any(t.requires_grad for t in (*levels, *layers))):
+            return applied(FORM, *layers, *levels).to(kind)
         return _forward(levels, *layers, see).to(kind)
 
 
@@ -100,22 +102,31 @@ def _full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-class Perceptron(torch.autograd.Function):
-    """`_forward` with a gradient that keeps the inputs only."""
+def _value(weight: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor, *levels: Tensor) -> Tensor:
+    return _forward(levels, weight, bias, second, second_bias)
 
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, weight: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor, *levels: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(weight, bias, second, *levels)
-        return _forward(levels, weight, bias, second, second_bias)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, ...]:
-        weight, bias, second, *levels = ctx.saved_tensors
-        with without_autocast(gradient):
-            return _backward(levels, weight, bias, second, gradient.contiguous())
+def _gradients(
+    weight: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor, *levels_and_gradient: Tensor
+) -> tuple[Tensor, ...]:
+    *levels, gradient = levels_and_gradient
+    with without_autocast(gradient):
+        return _backward(levels, weight, bias, second, gradient.contiguous())
+
+
+def _plain(weight: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor, *levels: Tensor) -> Tensor:
+    """With the pool and the hidden layer."""
+    height, width = levels[0].shape[-2:]
+    pool = [levels[0]]
+    for level, f in zip(levels[1:], COARSE, strict=True):
+        size = height + 2 * f, width + 2 * f
+        framed = F.interpolate(level, size, mode="bilinear", align_corners=False)
+        pool.append(framed[..., f:-f, f:-f])
+    hidden = F.conv2d(torch.cat(pool, dim=1), weight[..., None, None], bias).relu()
+    return F.conv2d(hidden, second[..., None, None], second_bias)
+
+
+FORM = Form(_value, _gradients, _plain)
 
 
 def _plan(levels: Sequence[Tensor], weight: Tensor, bias: Tensor, second: Tensor) -> Plan:

@@ -22,7 +22,9 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 def stacked(layers: Sequence[nn.Module], growth: int, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Layers (N, C, h, w) -> (N, growth, h, w), and the block's input (N, C, h, w) -> its stack (N, C + l
-    growth, h, w), and its total (N, growth, h, w). Costs a second forward pass in the backward pass.
+    growth, h, w), and its total (N, growth, h, w). Costs a second forward pass in the backward pass. No
+    second derivatives, and none of torch.func, which torch refuses: for these nothing is computed again
+    (checkpointing=False).
     """
     parameters = [p for layer in layers for p in layer.parameters()]
     return _Stacked.apply(layers, growth, inputs, *parameters)
