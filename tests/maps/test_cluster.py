@@ -628,6 +628,8 @@ def test_workers_that_see_other_folders_are_refused_by_name(tmp_path, own_cluste
     for folder, said in (
         (models, f"it lacks the checkpoint {model}"),
         (out, f"cannot read the folder {out}"),
+        # It would fail at once, each time, and take most of a job's scenes before the others take one.
+        (scene.parent, f"it lacks {scene.name}"),
     ):
         started = [scheduler(), worker(), worker("unshare", "-m", "sh", "-c", hidden.format(folder), "sh")]
         with Client(scheduler_file=str(file)) as other:
@@ -670,3 +672,40 @@ def test_a_signal_stops_the_workers_and_the_command_says_how_to_resume(model, tm
     assert said.rstrip().endswith("labelscape: stopped.")
     until(lambda: not group_exists(process.pid))  # no worker is left
     assert tiles_in(journal)
+
+
+@pytest.mark.parametrize("grain", ["scene", "block"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_worker_that_sees_another_scene_of_that_name_maps_nothing_of_it(
+    model, tmp_path, client, grain, count, monkeypatch
+):
+    """As where each machine has a disk of its own under one path: the last scene is another there."""
+    scenes = scenes_of(tmp_path / "in", count)
+    other = world.make(tmp_path, 96, 128, seed=9, name="other", nodata=0).scene
+    real = crew.Seen.here.__func__
+
+    def elsewhere(cls, *sources):
+        # What the process that hands out the work has under that path.
+        found = real(cls, *(str(other) if one == str(scenes[-1]) else one for one in sources))
+        named = tuple((Path(sources[0]).name, *facts) for _, *facts in found.files)
+        return replace(found, paths=sources, files=named)
+
+    monkeypatch.setattr(crew.Seen, "here", classmethod(elsewhere))
+
+    def mapped():
+        return map_scenes(model, scenes, tmp_path / "maps", cluster=client, grain=grain, **QUICK)
+
+    if count == 1:
+        with pytest.raises(
+            BadInput, match=r"2 of 2 workers .*(\n.*)*its s0.tif .*is not what the command sees"
+        ):
+            mapped()
+        assert not (tmp_path / "maps").exists()
+        return
+    result = mapped()
+    assert [one.state for one in result.records] == ["done", "done", "failed"]
+    assert "its s2.tif (under " in result.records[-1].cause
+    assert sorted(p.name for p in (tmp_path / "maps").glob("*_class.tif")) == ["s0_class.tif", "s1_class.tif"]
+    for scene in scenes[:2]:
+        map_scene(model, scene, tmp_path / "alone", **QUICK)
+    assert rasters_in(tmp_path / "maps") == rasters_in(tmp_path / "alone")

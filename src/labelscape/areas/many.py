@@ -25,6 +25,7 @@ from labelscape.scenes.scene_list import SceneList, find_scenes
 from labelscape.version import build
 from labelscape.workers.calls import Call
 from labelscape.workers.probe import Needs
+from labelscape.workers.seen import Seen
 from labelscape.workers.sent import for_workers
 from labelscape.workers.share import TIME_LIMIT, Hands, cause_of, on_workers, said_where_stopped
 
@@ -221,12 +222,14 @@ def _on_workers(
     made: Callable[[str, str], RasterRecord], verb: str, tasks: Sequence[_Task], *, hands: Hands, out: Path
 ) -> Iterator[tuple[int, RasterRecord]]:
     # Absolute paths: workers have another working folder.
+    rasters = [_text(for_workers(one.source)) for one in tasks]
     calls = (
-        Call(n, verb, made, (_text(for_workers(one.source)), str(Path(one.out).absolute())), network=False)
-        for n, one in enumerate(tasks)
+        Call(n, verb, made, (raster, str(Path(one.out).absolute())), False, Seen.here(raster))
+        for n, (raster, one) in enumerate(zip(rasters, tasks))
     )
+    needs = Needs(out.absolute(), seen=Seen.here(rasters[0]))
     shown = {"verb": verb, "unit": "rasters", "pixels": _pixels, "kept": True}
-    ended = on_workers(hands, Needs(out.absolute()), calls, len(tasks), **shown)
+    ended = on_workers(hands, needs, calls, len(tasks), **shown)
     for call, found in ended:
         task = tasks[call.number]
         given = _text(task.source)

@@ -26,6 +26,7 @@ from labelscape.rasters.creation import CreationOptions
 from labelscape.scenes.lazy import LazyScene
 from labelscape.workers.calls import Call
 from labelscape.workers.probe import Needs
+from labelscape.workers.seen import Seen
 from labelscape.workers.sent import files_of, for_workers, loaded
 from labelscape.workers.share import THREADS, Hands, cause_of, on_workers
 
@@ -79,6 +80,12 @@ class SentScene:
     opening: Opening | LabelledScene
     more: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def seen(self) -> Seen:
+        """Its files, as this process sees them."""
+        one = self.opening
+        return Seen.here(one.source, one.label) if isinstance(one, Opening) else Seen()
+
     @contextmanager
     def opened(self) -> Iterator[LabelledScene]:
         """The scene, open while the block runs. Raises BadFile, BadInput."""
@@ -130,11 +137,14 @@ def evaluate(
     out = None if places is None else places.out.absolute()
     if places is not None:
         counting = replace(counting, out=str(out), creation_options=places.creation_options)
-    calls = (Call(n, "evaluate", score_here, (scoring, counting, one)) for n, one in enumerate(sent))
+    calls = (
+        Call(n, "evaluate", score_here, (scoring, counting, one), seen=one.seen) for n, one in enumerate(sent)
+    )
     found: dict[int, ScoredScene] = {}
     failed: dict[int, str] = {}
     shown = {"verb": "evaluate", "unit": "scenes", "pixels": _pixels}
-    for call, one in on_workers(hands, Needs(out, files, device), calls, len(sent), **shown):
+    needs = Needs(out, files, device, seen=sent[0].seen if sent else Seen())
+    for call, one in on_workers(hands, needs, calls, len(sent), **shown):
         if not isinstance(one, ScoredScene):
             failed[call.number] = one if isinstance(one, str) else cause_of(one)
             continue

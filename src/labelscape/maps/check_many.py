@@ -12,6 +12,7 @@ from labelscape.scenes.files import Source
 from labelscape.scoring.kept import networks_kept
 from labelscape.workers.calls import Call
 from labelscape.workers.probe import Needs
+from labelscape.workers.seen import Seen
 from labelscape.workers.sent import files_of, for_workers, loaded
 from labelscape.workers.share import Hands, on_workers
 
@@ -36,8 +37,11 @@ def check_scenes(
     for name in ("area", "out"):
         sent[name] = None if sent.get(name) is None else for_workers(str(sent[name]))
     files = files_of(models)
-    calls = (Call(n, "check", _here, (files, for_workers(scene), sent)) for n, scene in enumerate(scenes))
-    needs = Needs(None, files, settings.get("device", "auto"))
+    calls = (
+        Call(n, "check", _here, (files, scene, sent), seen=Seen.here(scene))
+        for n, scene in enumerate(map(for_workers, scenes))
+    )
+    needs = Needs(None, files, settings.get("device", "auto"), seen=Seen.here(for_workers(scenes[0])))
     shown = {"verb": "check", "unit": "scenes", "pixels": lambda found: 0 if _is_result(found) else None}
     found: dict[int, Checked] = {}
     for call, one in on_workers(hands, needs, calls, len(scenes), **shown):

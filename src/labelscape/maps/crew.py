@@ -33,6 +33,7 @@ from labelscape.workers import cluster
 from labelscape.workers.calls import Call, Took
 from labelscape.workers.pace import Pace
 from labelscape.workers.probe import Crew, Needs, check_workers
+from labelscape.workers.seen import Seen
 from labelscape.workers.sent import files_of, for_workers
 from labelscape.workers.share import THREADS, cause_of, check_limit, followed, of_the_crew, said_where_stopped
 
@@ -78,7 +79,9 @@ def on_workers(
     """
     job = Job(files_of(work.models), str(work.out.absolute()), work.overwrite, THREADS)
     # Of a journal elsewhere workers need no more: `out` may be a disk that only this process has.
-    crew = check_workers(client, Needs(Path(job.out), job.models, work.requests[0].device, work.journal))
+    first = Seen.here(for_workers(work.scenes[0]))
+    needs = Needs(Path(job.out), job.models, work.requests[0].device, work.journal, first)
+    crew = check_workers(client, needs)
     count = len(crew.hosts)
     grain = grain_for(work, count, crew)
     for line in _plan(client, work, grain, crew):
@@ -141,8 +144,8 @@ def _plan(client: Client, work: Work, grain: str, crew: Crew) -> Iterator[str]:
 
 def _by_scene(client: Client, work: Work, job: Job, workers: int) -> Iterator[tuple[int, SceneRecord]]:
     calls = (
-        Call(n, "map-scene", map_here, (job, for_workers(scene), portable(request)))
-        for n, (scene, request) in enumerate(zip(work.scenes, work.requests))
+        Call(n, "map-scene", map_here, (job, sent, portable(request)), seen=Seen.here(sent))
+        for n, (sent, request) in enumerate(zip(map(for_workers, work.scenes), work.requests))
     )
 
     def pixels(found: SceneRecord) -> float | None:

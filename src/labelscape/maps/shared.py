@@ -39,6 +39,7 @@ from labelscape.scenes.files import Source
 from labelscape.scoring.machine import as_many_threads
 from labelscape.workers.calls import Call
 from labelscape.workers.pace import Pace
+from labelscape.workers.seen import Seen
 from labelscape.workers.sent import for_workers, loaded
 from labelscape.workers.share import cause_of
 from labelscape.workers.store import store_at
@@ -153,9 +154,9 @@ class Shared:
             elif coming and len(self._blocks) < self.workers and len(self._beginning) < self.workers:
                 scene, block = coming.popleft(), -1
                 self._beginning.add(scene)
-                call = Call(
-                    number, "begin-scene", begin_here, (*self._one(scene), self.workers, len(self.scenes))
-                )
+                what = (*self._one(scene), self.workers, len(self.scenes))
+                # Its blocks are compared with what this one finds, as the journal has it.
+                call = Call(number, "begin-scene", begin_here, what, seen=Seen.here(what[1]))
             elif self._blocks:
                 scene, block = self._blocks.popleft()
                 # None of a scene that has failed meanwhile.

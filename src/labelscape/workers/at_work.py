@@ -19,6 +19,8 @@ from labelscape.workers.calls import Returned
 if TYPE_CHECKING:
     from distributed import Worker
 
+    from labelscape.workers.seen import Seen
+
 HUNG = 79
 """Exit code of a worker that ended itself because it hung."""
 TOPIC = "labelscape"
@@ -55,16 +57,20 @@ def carried_out(
     versions: dict[str, str],
     limit: float | None,
     network: bool,
+    seen: Seen,
     function: Callable[..., Any],
     args: tuple,
 ) -> Returned | None:
     """Call a function on a worker: its progress bars keep the time limit from ending the worker, and end the
-    work where it was cancelled. Raises BadInput on a worker of other versions of Labelscape or torch.
+    work where it was cancelled. Raises BadInput on a worker of other versions of Labelscape or torch, and on
+    one that sees other files.
     """
     # Also of workers that joined after all were asked.
     for name, here in versions_for(network=network).items():
         if here != versions[name]:
             raise BadInput(f"The worker {worker.address} has {name} {here}; {versions[name]} was expected.")
+    if unlike := seen.unlike():
+        raise BadInput(f"The worker {worker.address} cannot do it: {unlike}.")
     key = worker.get_current_task()
     if network:
         from labelscape.scoring.kept import keep_networks

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labelscape.errors import LabelscapeError
+from labelscape.workers.seen import Seen
 
 
 class ClusterLost(LabelscapeError):
@@ -20,7 +21,8 @@ class WorkersDied(LabelscapeError):
 @dataclass(frozen=True)
 class Call:
     """`function(*args)` on a worker; `name` is shown on Dask's dashboard, `number` says which call it is.
-    `network`: it runs one, with the same version of torch, on the worker's own GPU where it has one.
+    `network`: it runs one, with the same version of torch, on the worker's own GPU where it has one. `seen`:
+    the files that it reads have to be these.
     """
 
     number: int
@@ -28,6 +30,7 @@ class Call:
     function: Callable[..., Any]
     args: tuple
     network: bool = True
+    seen: Seen = Seen()
 
 
 @dataclass(frozen=True)

@@ -290,7 +290,8 @@ def outcomes(
         while open_ and len(running) < most and (call := next(calls, None)) is not None:
             key = f"{call.name}-{job}-{call.number}"
             by_key[key] = call
-            what = versions_for(network=call.network), limit, call.network, call.function, call.args
+            versions = versions_for(network=call.network)
+            what = versions, limit, call.network, call.seen, call.function, call.args
             running[key] = client.submit(_at_work, *what, key=key, pure=False, retries=RETRIES)
             running[key].add_done_callback(ends)
 

@@ -18,6 +18,7 @@ from labelscape.errors import BadFile, BadInput
 from labelscape.files import cannot_write
 from labelscape.workers import cluster
 from labelscape.workers.at_work import versions_for
+from labelscape.workers.seen import Seen
 from labelscape.workers.store import Folder, Store, new_mark, store_at
 
 if TYPE_CHECKING:
@@ -40,12 +41,14 @@ class Needs:
     models   checkpoints that they read; with any, torch has to be of the same version too
     device   that the networks run on
     journal  address of the place that all of them write to instead of `out`
+    seen     files of the first piece of work, which stand for those of all: each is compared in its turn too
     """
 
     out: Path | None
     models: tuple[StoredAs, ...] = ()
     device: str = "cpu"
     journal: str | None = None
+    seen: Seen = Seen()
 
     @property
     def shared(self) -> Store | None:
@@ -200,6 +203,7 @@ def facts_here(needs: Needs, mark: str | None) -> dict[str, Any]:
         found |= _network_facts(needs) if needs.models else {}
     except LabelscapeError as error:
         found["wrong"] = str(error)
+    found["wrong"] = found["wrong"] or needs.seen.unlike()
     if mark is not None and not found["wrong"]:
         found["wrong"] = needs.shared.probe(mark, found["file"])
     return found
