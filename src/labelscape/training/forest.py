@@ -27,19 +27,8 @@ SHARE = 20_000
 
 
 def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Evaluation:
-    """Train on at most 40,000 labelled pixels of the training blocks and score every labelled pixel of
-    `part`.
-
-    Deterministic for a seed. 100 trees, leaves of at least 2 pixels, all cores.
-    """
-    from sklearn.ensemble import RandomForestClassifier
-
-    rng = np.random.default_rng(seed)
-    values, classes = _labelled_pixels(dataset, "train")
-    chosen = rng.choice(len(classes), min(TRAINING_PIXELS, len(classes)), replace=False)
-    forest = RandomForestClassifier(TREES, min_samples_leaf=2, n_jobs=-1, random_state=seed)
-    # Each tree draws from a seed of its own: any number of jobs grows the same forest.
-    forest.fit(values[chosen], classes[chosen])
+    """Grow a forest and score every labelled pixel of `part`. Deterministic for a seed."""
+    forest = grow_forest(dataset, seed=seed)
     tally, scenes = Tally(dataset.legend.names), dataset.part(part)
     # Pixels, not scenes: of one scene with millions of labels, nothing would be heard for minutes.
     pixels = int(dataset.class_counts(part).sum())
@@ -54,6 +43,20 @@ def score_forest(dataset: Dataset, *, part: str = "test", seed: int = 0) -> Eval
                         predicted[labelled] = predict(forest, patch.pixels[:, labelled].T, tick)
                         add(window, truth, predicted)
     return tally.result()
+
+
+def grow_forest(dataset: Dataset, *, seed: int = 0) -> RandomForestClassifier:
+    """Train on at most 40,000 labelled pixels of the training blocks: 100 trees, leaves of at least 2
+    pixels, all cores. Deterministic for a seed.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    rng = np.random.default_rng(seed)
+    values, classes = _labelled_pixels(dataset, "train")
+    chosen = rng.choice(len(classes), min(TRAINING_PIXELS, len(classes)), replace=False)
+    forest = RandomForestClassifier(TREES, min_samples_leaf=2, n_jobs=-1, random_state=seed)
+    # Each tree draws from a seed of its own: any number of jobs grows the same forest.
+    return forest.fit(values[chosen], classes[chosen])
 
 
 def predict(forest: RandomForestClassifier, values: np.ndarray, tick: Tick | None = None) -> np.ndarray:
