@@ -198,7 +198,8 @@ def _label_report(scenes: Sequence[LabelledScene], opened: _Files) -> list[str]:
         # "58 in the scene" must not be read as all of them.
         counts.insert(0, f"of {len(scenes)} scenes the first, {scenes[0].name} (data check tells of all):")
     # All were opened with one table. With a model's classes nothing is new.
-    values = {s.labels.renumbered for s in scenes if opened.rules.legend is None} - {""}
+    new = opened.rules.legend is None
+    values = dict.fromkeys(s.labels.renumbered for s in scenes if new and s.labels.renumbered)
     return [*unused, *_alike([(note, [file]) for note, file in said], "label files"), *counts, *values]
 
 
