@@ -20,7 +20,7 @@ LARGE_TILE, DEFAULT_TILE = 1664, 1152
 """Sides of tiles that overlap by 64 pixels: the network then reads 1.13 and 1.20 pixels for each mapped
 pixel.
 """
-LARGE_BYTES, MOST_BYTES = 1280 * 2**20, 4 * 2**30
+LARGE_BYTES, MOST_BYTES = 1536 * 2**20, 4 * 2**30
 """Memory a network may take for a large tile and for the default one (ours); networks that need more get
 SMALL_TILES.
 """
