@@ -77,7 +77,9 @@ def test_another_engine_makes_the_same_map(tmp_path, twins, protocol):
             scorer = Scorer((Member(checkpoint, engine),) * 2, protocol)
             plan = plan_for(scorer, scene, tile_size=64, overlap=8, blend="hann")
             found.append({t.window: t.probabilities for t in score_tiles(scorer, scene, plan)})
-    assert found[0].keys() == found[1].keys() and len(found[0]) > 4
+    assert found[0].keys() == found[1].keys()
+    # Several scales are averaged in blocks, of which this scene is one.
+    assert len(found[0]) == 1 if len(protocol.scales) > 1 else len(found[0]) > 4
     for window, one in found[0].items():
         torch.testing.assert_close(one, found[1][window], atol=1e-5, rtol=1e-5)
 
