@@ -123,13 +123,15 @@ def test_tiles_are_as_large_as_memory_lets_them_be(bytes_a_pixel, longest, side)
     assert tile_side(scorer_of(Hungry(bytes_a_pixel)), longest) == side
 
 
-def test_memory_of_scoring_counts_the_largest_network_scale_and_the_sum():
+def test_memory_of_scoring_counts_the_largest_network_and_the_sum():
     assert scoring_bytes(scorer_of(Hungry(100)), 30, 40) == 120_000
-    # 3 bands, 3 classes, float32: the sum and one prediction, and at scale 2 an image and its prediction.
+    # 3 bands, 3 classes, float32: the sum and one prediction, an image and its prediction. Tiles have one
+    # size at every scale.
+    more = 30 * 40 * 4 * (2 * 3 + 3 + 2 * 3)
     twice = scorer_of(Hungry(100), Hungry(300), protocol=Protocol((1.0, 2.0)))
-    assert scoring_bytes(twice, 30, 40) == 300 * 60 * 80 + 30 * 40 * 4 * (2 * 3 + (3 + 2 * 3) * 4)
+    assert scoring_bytes(twice, 30, 40) == 300 * 30 * 40 + more
     small = scorer_of(Hungry(100), protocol=Protocol((0.5,), "mirror"))
-    assert scoring_bytes(small, 30, 40) == 120_000 + 30 * 40 * 4 * (2 * 3 + 3 + 2 * 3)
+    assert scoring_bytes(small, 30, 40) == 120_000 + more
 
 
 def test_an_engine_folds_normalisations_and_keeps_its_estimates():
