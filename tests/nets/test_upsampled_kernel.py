@@ -11,7 +11,7 @@ from torch import nn
 import labelscape as ls
 from labelscape.nets import smp_blocks
 from labelscape.nets.kernels import upsampled
-from labelscape.nets.kernels.upsampled import phases, saves, upsampled_convolution
+from labelscape.nets.kernels.upsampled import saves, spread, upsampled_convolution
 
 LAST = torch.channels_last
 
@@ -45,7 +45,7 @@ def test_values_and_gradients_are_those_of_the_plain_form(shape, joined, has_bia
         torch.testing.assert_close(one, two, **close)
 
 
-def test_the_four_kernels_are_those_of_the_loops():
+def test_the_spread_kernel_is_that_of_the_loops():
     """Pixel by pixel, as the convolution of the doubled map is defined."""
     low, weight = drawn(0, 1, 2, 3, 4), drawn(1, 1, 2, 3, 3)
     found = upsampled_convolution(low.contiguous(memory_format=LAST), None, weight, None)
@@ -59,7 +59,7 @@ def test_the_four_kernels_are_those_of_the_loops():
                         if 0 <= row < 6 and 0 <= column < 8:
                             total += float(weight[0, c, i, j] * low[0, c, row // 2, column // 2])
             assert float(found[0, 0, y, x]) == pytest.approx(total, abs=1e-12)
-    assert phases(weight).shape == (4, 2, 2, 2)
+    assert spread(weight).shape == (2, 1, 4, 4)
 
 
 NETWORKS = [
@@ -111,7 +111,7 @@ def test_it_is_left_alone_where_it_is_not_measured_or_another_form_is_wanted(cal
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             net(last)
-        torch.jit.trace(net, (last,), check_trace=False)
+        torch.export.export(net, (last,))
         network("smp/Unet", decoder_interpolation="bilinear")(last)
         copy.deepcopy(net).to("meta")(last.to("meta"))
         copy.deepcopy(net).double()(last.double())
@@ -119,6 +119,21 @@ def test_it_is_left_alone_where_it_is_not_measured_or_another_form_is_wanted(cal
     with torch.inference_mode():
         net(last)
     assert len(calls) == 5
+
+
+@pytest.mark.parametrize(("name", "options", "blocks"), NETWORKS)
+def test_a_traced_network_has_it_and_takes_other_sizes(name, options, blocks, calls, monkeypatch):
+    """For OpenVINO, in whose graph sizes may be left open."""
+    net = network(name, **options)
+    image, larger = (drawn(0, 2, 3, *sides, dtype=torch.float32) for sides in ((64, 96), (128, 64)))
+    with torch.no_grad():
+        made = torch.jit.trace(net, (image,), check_trace=False)
+        assert len(calls) == blocks
+        monkeypatch.setattr(smp_blocks, "saves", lambda *_: False)
+        for one in (image, larger):
+            wanted = net(one)
+            atol = 2e-5 * float(wanted.abs().max())
+            torch.testing.assert_close(made(one), wanted, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize(

@@ -28,17 +28,20 @@ def join_upsampling(decoder: nn.Module) -> None:
 def _joined(kind: type[nn.Module]) -> type[nn.Module]:
     def forward(self: Any, low: Tensor, *given: Any, **named: Any) -> Tensor:
         conv, *rest = self.conv1
-        # First: while a network is traced nothing may be asked of shapes.
+        # First: while a network is compiled nothing may be asked of shapes.
         if not saves(conv, low):
             return kind.forward(self, low, *given, **named)
-        # Unet gives the size of its result before the other map.
-        given = (*given, *named.values())
-        size = tuple(one for one in given if isinstance(one, int))
-        other = next((one for one in given if isinstance(one, Tensor)), None)
-        doubled = tuple(2 * side for side in low.shape[-2:])
+        # Unet gives the size of its result before the other map: numbers, which are tensors in a trace.
+        every = (*given, *named.values())
+        size = [
+            int(one) for one in every if isinstance(one, int) or (isinstance(one, Tensor) and not one.ndim)
+        ]
+        other = next((one for one in every if isinstance(one, Tensor) and one.ndim), None)
+        doubled = [2 * int(side) for side in low.shape[-2:]]
         attended = other is not None and not _is_nothing(getattr(self, "attention1", None))
-        if attended or size not in ((), doubled) or (other is not None and other.shape[-2:] != doubled):
-            return kind.forward(self, low, *given)
+        fits = other is None or [int(side) for side in other.shape[-2:]] == doubled
+        if attended or size not in ([], doubled) or not fits:
+            return kind.forward(self, low, *given, **named)
         made = upsampled_convolution(low, other, conv.weight, conv.bias)
         for layer in (*rest, self.conv2, getattr(self, "attention2", None)):
             made = made if layer is None else layer(made)

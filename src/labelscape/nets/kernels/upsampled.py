@@ -3,22 +3,25 @@ doubled map and without the joined one (the decoder of a U-Net).
 
 Of the three rows that a kernel covers two are the same row of the small map, and so are two of its columns:
 each of the four pixels that one cell becomes is a 2 x 2 convolution of the small map, of sums of the kernel's
-numbers. That is four products for nine. All four are made by one convolution, which has an output for each
-2 x 2 window, and are added to the convolution of the other map where they belong.
+numbers. That is four products for nine. All four together are the transposed convolution with stride 2 of the
+4 x 4 kernel that is the 3 x 3 one spread over 2 x 2 pixels:
 
-    rows of the kernel   k0 k1 k2
-    upper pixel          k0 of the row above, k1 + k2 of its own
-    lower pixel          k0 + k1 of its own, k2 of the row below
+    rows of the 3 x 3 kernel   k0 k1 k2
+    of the 4 x 4 kernel        k2, k1 + k2, k0 + k1, k0
 
 Share of the plain form's time of a whole network on ResNet-18, by `taskset -c 0 env OMP_NUM_THREADS=1 python
-benchmarks/kernels.py "upsampled smp/Unet" "upsampled smp/UnetPlusPlus"` with --side 256, 512 and 1152, on a
-busy machine: Unet 0.96, 0.81 and 0.78, UnetPlusPlus 0.96, 0.77 and 0.74; memory 0.88 and 0.61 at 512, 0.83
-and 0.75 at 1152. Where freed memory is kept between tiles, Unet 0.86 at 1152.
+benchmarks/kernels.py "upsampled smp/Unet" "upsampled smp/UnetPlusPlus" --rounds 5` with --side 256, 512 and
+1152, once on a quiet machine: Unet 0.93, 0.83 and 0.74, UnetPlusPlus 0.89, 0.76 and 0.74; memory 1.27, 0.90
+and 0.84, and 1.23, 0.54 and 0.75. In OpenVINO 0.83 for a Unet at 1152, in bfloat16 too. Four convolutions of
+2 x 2 whose results were put into place took 0.96, 0.81 and 0.78 of the plain form's time.
 
 Symbols   N images  C channels  h x w cells of the small map, which become 2h x 2w pixels
 """
 
 from __future__ import annotations
+
+import platform
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -32,57 +35,46 @@ CELLS = 512
 
 
 def saves(conv: nn.Module, low: Tensor) -> bool:
-    """Is this form that of `conv`, and faster, for a small map such as `low`? Measured on processors in full
-    precision with channels last, used nowhere else.
+    """Is this form that of `conv`, and faster, for a small map such as `low`? Measured on x86 processors in
+    full precision with channels last, where oneDNN has transposed convolutions, and in OpenVINO, which traces
+    networks; used nowhere else.
     """
     plain = type(conv) is nn.Conv2d and conv.kernel_size == (3, 3) and conv.padding == (1, 1)
     plain = plain and conv.stride == conv.dilation == (1, 1) and conv.groups == 1
-    measured = low.device.type == "cpu" and low.dtype == torch.float32
-    measured = measured and not torch.is_autocast_enabled("cpu")
-    last = format_of(low) == torch.channels_last and low.shape[0] * low.shape[2] * low.shape[3] >= CELLS
-    return is_inference(low) and plain and conv.padding_mode == "zeros" and measured and last
+    if not plain or conv.padding_mode != "zeros" or low.dtype != torch.float32:
+        return False
+    if torch.jit.is_tracing():
+        return not torch.is_grad_enabled()
+    if not is_inference(low) or low.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    enough = low.shape[0] * low.shape[2] * low.shape[3] >= CELLS
+    return enough and format_of(low) == torch.channels_last and _has_transposed()
+
+
+@cache
+def _has_transposed() -> bool:
+    return torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
 
 def upsampled_convolution(low: Tensor, other: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The 3 x 3 convolution, padded by one zero, of `low` (N, C, h, w) doubled by nearest neighbour, with the
     channels of `other` (N, C', 2h, 2w) after its own: `weight` (K, C + C', 3, 3), `bias` (K,) ->
-    (N, K, 2h, 2w) with channels last.
+    (N, K, 2h, 2w).
     """
-    images, channels, height, width = low.shape
-    made = weight.shape[0]
-    kernel = phases(weight[:, :channels])
-    last = torch.channels_last
+    channels = low.shape[1]
+    kernel = spread(weight[:, :channels])
     if other is None:
-        every = None if bias is None else bias.repeat(4)
-        four = F.conv2d(low, kernel, every, padding=1)  # (N, 4K, h + 1, w + 1)
-        out = torch.empty((images, made, 2 * height, 2 * width), dtype=low.dtype, memory_format=last)
-    else:
-        four = F.conv2d(low, kernel, padding=1)
-        out = F.conv2d(other, weight[:, channels:].contiguous(memory_format=last), bias, padding=1)
-        out = out.contiguous(memory_format=last)
-    # (N, h, 2, w, 2, K): the four pixels of each cell.
-    pixels = out.permute(0, 2, 3, 1).view(images, height, 2, width, 2, made)
-    windows = four.permute(0, 2, 3, 1)
-    for down in (0, 1):
-        for right in (0, 1):
-            first = (2 * down + right) * made
-            part = windows[:, down : down + height, right : right + width, first : first + made]
-            if other is None:
-                pixels[:, :, down, :, right] = part
-            else:
-                pixels[:, :, down, :, right] += part
-    return out
+        return F.conv_transpose2d(low, kernel, bias, stride=2, padding=1)
+    made = F.conv_transpose2d(low, kernel, stride=2, padding=1)
+    rest = weight[:, channels:].contiguous(memory_format=format_of(weight))
+    return made.add_(F.conv2d(other, rest, bias, padding=1))
 
 
-def phases(weight: Tensor) -> Tensor:
-    """3 x 3 kernels (K, C, 3, 3) -> (4K, C, 2, 2): those of the upper left, upper right, lower left and lower
-    right pixel.
-    """
-    found = [half for rows in _halves(weight, 2) for half in _halves(rows, 3)]
-    return torch.cat(found).contiguous(memory_format=torch.channels_last)
-
-
-def _halves(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """What the first and the second of two pixels have of three numbers along an axis."""
-    before, middle, after = weight.unbind(axis)
-    return torch.stack([before, middle + after], axis), torch.stack([before + middle, after], axis)
+def spread(weight: Tensor) -> Tensor:
+    """3 x 3 kernels (K, C, 3, 3) -> those of the transposed convolution (C, K, 4, 4)."""
+    # Rows and columns first: sums are of whole stretches of memory, and oneDNN takes what comes out as it is.
+    made = weight.permute(2, 3, 1, 0).contiguous()
+    for axis in (0, 1):
+        first, middle, last = made.unbind(axis)
+        made = torch.stack([last, middle + last, first + middle, first], axis)
+    return made.permute(2, 3, 0, 1)
