@@ -139,3 +139,24 @@ def test_what_cannot_be_scored_is_answered(trained):
         ls.evaluate(made, part="tset", **CPU)
     with pytest.raises(BadInput, match="No labelled pixel|no labelled pixel"):
         ls.evaluate(made, part="val", **CPU)
+
+
+def test_scores_are_not_lost_with_the_files_that_cannot_be_written(trained, run_cli, tmp_path, monkeypatch):
+    """A disk that is full after hours."""
+    wanted = ls.evaluate(trained, **CPU).metrics
+
+    def full(*arguments, **options):
+        raise BadFile("report.html cannot be written: No space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("labelscape.evaluation.page.write_page", full)
+        code, _, err = run_cli("evaluate", trained, "--device", "cpu", "--out", tmp_path / "where")
+    assert code == 1 and "No space left" in err
+    said = f"mIoU {100 * wanted['mean_iou']:.2f} %, OA {100 * wanted['overall_accuracy']:.2f} %"
+    assert f"scored before its files failed: {said} of {wanted['labelled_pixels']:,} labelled pixels" in err
+    monkeypatch.setattr(ls.Evaluation, "save", full)
+    code, out, err = run_cli(
+        "evaluate", trained, "--device", "cpu", "--json", "--counts", tmp_path / "counts.json"
+    )
+    assert code == 1 and "No space left" in err and "counts:" not in err
+    assert json.loads(out)["mean_iou"] == wanted["mean_iou"]

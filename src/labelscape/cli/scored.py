@@ -31,8 +31,6 @@ def print_evaluation(
     """Print the scores of the model or map `name` on a `part` of the labels, and write the counts where they
     are asked for. The exit code is 1 where scenes could not be scored.
     """
-    if shown.counts is not None:
-        found.save(shown.counts, overwrite=shown.overwrite)
     for note in found.notes:
         talk(f"warning: {note}")
     if found.failure:
@@ -50,6 +48,8 @@ def print_evaluation(
     if shown.out:
         talk(f"where it is wrong: {shown.out / 'report.html'}")
     if shown.counts:
+        # After the scores, which would be lost where it fails.
+        found.save(shown.counts, overwrite=shown.overwrite)
         talk(f"counts: {shown.counts}")
     if found.failed:
         raise typer.Exit(1)
