@@ -163,11 +163,11 @@ def test_where_a_network_for_each_shape_takes_much_memory_one_predicts_them_all(
 ):
     scorer = Scorer.of(made(network, options), device="cpu")
     shapes = {(1, 3, height, width) for height in (96, 64) for width in (96, 64)}
-    monkeypatch.setattr(engine_choice, "LARGE_BYTES", 2 * 2**30)
+    monkeypatch.setattr(engine_choice, "SHARED_BYTES", 2 * 2**30)
     several, found = networks_of(with_engine(scorer, FOUR, "openvino"))
     assert len(several) == 4 and found == shapes
     needed = engine_choice.extra_bytes(scorer, FOUR[0], "openvino")
-    monkeypatch.setattr(engine_choice, "LARGE_BYTES", 1)
+    monkeypatch.setattr(engine_choice, "SHARED_BYTES", 1)
     settled = with_engine(scorer, FOUR, "openvino")
     one, found = networks_of(settled)
     assert len(one) == 1 and found == shapes
@@ -197,7 +197,7 @@ def test_a_network_that_holds_its_sizes_is_converted_for_each_where_memory_allow
         Scorer.of(made(seed=5), device="cpu").members[0].engine, torch.randn(1, 3, 80, 80)
     )[0]
     monkeypatch.setattr(openvino_engine, "of_any_size", of_any_size)
-    monkeypatch.setattr(engine_choice, "LARGE_BYTES", 200 * 2**20)  # OpenVINO itself takes 110 a network
+    monkeypatch.setattr(engine_choice, "SHARED_BYTES", 200 * 2**20)  # OpenVINO itself takes 110 a network
     several, _ = networks_of(with_engine(scorer, FOUR, "openvino"))
     assert len(several) == 4
     monkeypatch.setattr(engine_choice, "MOST_BYTES", 300 * 2**20)

@@ -16,7 +16,7 @@ from labelscape.progress import print_line
 from labelscape.scoring import engine_cache
 from labelscape.scoring.arrays import softmax, without_gradients
 from labelscape.scoring.exported_engine import ExportedEngine
-from labelscape.scoring.memory import LARGE_BYTES, MOST_BYTES
+from labelscape.scoring.memory import MOST_BYTES
 from labelscape.scoring.proof import Proof, Shape, compared, proof_images, scores_apart, seconds_of
 from labelscape.scoring.runtimes import RUNTIMES, ConvertedEngine, Run, Runtime, padded
 from labelscape.scoring.scorer import Member, Scorer, calibrated
@@ -39,6 +39,10 @@ much in tiles of 1152 pixels.
 WORTH_SECONDS = 60.0
 """Of torch, per converted network: for less `auto` converts nothing. Converting and comparing takes 2 to 15 s
 and saves a tenth to four tenths (ours).
+"""
+SHARED_BYTES = 1280 * 2**20
+"""Memory of converted networks, one for each shape, beyond which one is taken for all of them; `auto` may
+take so much whatever torch does (ours).
 """
 WORTH_FORWARDS = 20
 """Batches of a shape from which on `auto` converts: comparing and timing takes as long as four of them."""
@@ -270,7 +274,7 @@ class _Memory:
     @property
     def shared(self) -> bool:
         """Does one converted network predict all shapes? One for each is up to a tenth faster."""
-        return self.one is not None and self.separate > LARGE_BYTES
+        return self.one is not None and self.separate > SHARED_BYTES
 
     @property
     def taken(self) -> int:
@@ -280,7 +284,7 @@ class _Memory:
         """That a runtime may take. Chosen by `auto` not much more than torch: the traced form of some
         networks takes many times as much.
         """
-        return max(LARGE_BYTES, MOST_TORCHES * self.of_torch) if auto else MOST_BYTES
+        return max(SHARED_BYTES, MOST_TORCHES * self.of_torch) if auto else MOST_BYTES
 
     def fits(self, auto: bool) -> bool:
         return self.taken <= self.most(auto)
