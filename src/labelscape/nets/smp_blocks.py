@@ -33,10 +33,8 @@ def _joined(kind: type[nn.Module]) -> type[nn.Module]:
             return kind.forward(self, low, *given, **named)
         # Unet gives the size of its result before the other map: numbers, which are tensors in a trace.
         every = (*given, *named.values())
-        size = [
-            int(one) for one in every if isinstance(one, int) or (isinstance(one, Tensor) and not one.ndim)
-        ]
         other = next((one for one in every if isinstance(one, Tensor) and one.ndim), None)
+        size = [int(one) for one in every if one is not None and one is not other]
         doubled = [2 * int(side) for side in low.shape[-2:]]
         attended = other is not None and not _is_nothing(getattr(self, "attention1", None))
         fits = other is None or [int(side) for side in other.shape[-2:]] == doubled
