@@ -90,6 +90,11 @@ class Window:
                 yield Window(top, left, min(size, self.bottom - top), min(size, self.right - left))
 
 
+def meeting(windows: Sequence[Window]) -> Callable[[Window], bool]:
+    """Whether a window has pixels in common with one of these."""
+    return lambda window: any((window & own).pixels for own in windows)
+
+
 def decimated(shape: tuple[int, int], most: int) -> tuple[int, int]:
     """(height, width) of a picture of `shape` with at most `most` pixels a side, and one at least: a long
     strip of a few rows would be rounded to none.

@@ -17,6 +17,7 @@ FEW = 10
 """Units of work, or a twentieth of them, from which on the time that is left is estimated (ours)."""
 
 _listener: ContextVar[Tick | None] = ContextVar("listener", default=None)
+_innermost: ContextVar[Tick | None] = ContextVar("innermost", default=None)
 
 
 @contextmanager
@@ -31,6 +32,14 @@ def heard_by(listener: Tick) -> Iterator[None]:
         _listener.reset(token)
 
 
+def still_at(**facts: float | str) -> None:
+    """Say that the unit of the innermost bar is worked on, and how far it is: one that takes an hour is no
+    hung one. Nothing where no bar is shown and nobody listens.
+    """
+    if (tick := _listener.get() or _innermost.get()) is not None:
+        tick(0, **facts)
+
+
 def print_line(text: str) -> None:
     """Print a line to stderr. Work goes on where stderr is closed, or the disk behind it is full."""
     # print(file=None) would write to stdout, among the results.
@@ -43,6 +52,18 @@ def print_line(text: str) -> None:
 @contextmanager
 def bar(title: str, total: int, unit: str = "", *, shown: bool = True) -> Iterator[Tick]:
     """Show a progress bar of `total` units while the block runs; yields the function that advances it."""
+    with _shown(title, total, unit, shown=shown) as tick:
+        before = _innermost.get()
+        _innermost.set(tick)
+        try:
+            yield tick
+        finally:
+            # No token: a bar of a generator may be left in another context than it was entered in.
+            _innermost.set(before)
+
+
+@contextmanager
+def _shown(title: str, total: int, unit: str, *, shown: bool) -> Iterator[Tick]:
     if (listener := _listener.get()) is not None:
         yield listener
         return

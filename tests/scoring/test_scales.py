@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from interrupted import stopped_after_a_tile
 
 import labelscape as ls
+from labelscape.errors import BadFile
 from labelscape.evaluation.confusion import count
 from labelscape.grid import Window
+from labelscape.maps.layout import blocks_for, in_words
+from labelscape.maps.work import share_stored
+from labelscape.progress import heard_by
 from labelscape.scenes.array import ArrayScene
 from labelscape.scenes.scene import Scene
 from labelscape.scoring import scales, stitch
@@ -160,7 +164,7 @@ def test_what_the_network_is_given_is_counted(monkeypatch, blocks):
     list(score_tiles(scorer, scene, plan))
     assert seen == image_shapes(plan)
     pixels = sum(images * height * width * count for (images, height, width), count in seen.items())
-    assert scales.forward_share(plan) * scene.grid.window.pixels == pytest.approx(pixels)
+    assert stitch.forward_share(plan) * scene.grid.window.pixels == pytest.approx(pixels)
 
 
 # ---------------------------------------------------------------------------------------------------- blocks
@@ -176,7 +180,7 @@ def test_blocks_of_a_large_scene_are_those_of_the_whole(monkeypatch, how):
     assert len(plan) > 1
     apart = whole_of(scorer, scene, plan)
     torch.testing.assert_close(apart, once, atol=1e-5, rtol=1e-4)
-    assert scales.forward_share(plan) > 1
+    assert stitch.forward_share(plan) > 1
     for tile in plan:
         alone = whole_of(scorer, scene, plan, wanted=tile.answers.__eq__)
         inside = (slice(None), *tile.answers.inset_of(scene.grid.window))
@@ -260,3 +264,75 @@ def test_an_interrupted_map_at_several_scales_goes_on_to_the_same_bytes(monkeypa
     assert resumed.resumed
     for kind in ("class", "confidence"):
         assert resumed.paths[kind].read_bytes() == whole.paths[kind].read_bytes()
+
+
+# ------------------------------------------------------------------------------------- blocks take long alone
+
+
+def test_few_labels_need_few_tiles_of_a_block(monkeypatch, tmp_path):
+    """A block has thousands of pixels a side: scores of a corner cost what the corner costs."""
+    monkeypatch.setattr(stitch, "BLOCK", 32)
+    w = world.make(tmp_path, 200, 260)
+    unlabelled = np.ones((200, 260), bool)
+    unlabelled[150:160, 60:75] = unlabelled[7, 201] = False
+    labels = world.label_raster(w, tmp_path / "labels.tif", unlabelled=unlabelled)
+    made, seen = world.tiny_checkpoint(like=w.scene), Counter()
+    how = {"tile_size": 48, "overlap": 8, "blend": "hann", "scales": (0.75, 1.5), "device": "cpu"}
+    how |= {"part": "all", "engine": "torch"}
+    rules = ls.LabelRules(legend=made.legend)
+    real = stitch.tile_read
+
+    def counted(scorer, scene, plan, *rest):
+        seen[plan.ground.shape] += 1
+        return real(scorer, scene, plan, *rest)
+
+    monkeypatch.setattr(stitch, "tile_read", counted)
+    with ls.open_dataset([w.scene], [labels], spec=rules) as dataset:
+        found = ls.evaluate(made, dataset, **how)
+        some, _ = Counter(seen), seen.clear()
+        monkeypatch.setattr(stitch, "BLOCK", 1024)
+        whole = ls.evaluate(made, dataset, **how)
+    np.testing.assert_array_equal(found.confusion.counts, whole.confusion.counts)
+    assert found.confusion.labelled == 151
+    assert set(some) == set(seen) and all(2 * some[size] < seen[size] for size in seen)
+
+
+def test_a_block_that_takes_long_says_how_far_it_is(monkeypatch):
+    """A worker without a sign of progress is ended: blocks may take hours, tiles take seconds."""
+    scorer, scene, heard = scorer_of(count=2), ArrayScene(PIXELS), []
+    plan = plan_for(scorer, scene, tile_size=64, blend="none")
+    with heard_by(lambda done=1, **facts: heard.append((done, facts["scaled tiles"]))):
+        (_,) = score_tiles(scorer, scene, plan)
+    steps = 2 * sum(map(len, plan.scaled))
+    assert heard == [(0, f"{n}/{steps}") for n in range(1, steps + 1)]
+
+
+def test_a_part_of_a_scene_in_memory_is_made_again_where_its_surroundings_changed(monkeypatch, tmp_path):
+    """Scaled tiles see beyond the part: what they see is compared, too."""
+    w = world.make(tmp_path, 180, 240)
+    made = world.tiny_checkpoint(like=w.scene)
+    area = world.rectangle(w, tmp_path / "area.geojson", 10, 10, 160, 105)
+    how = {**BLENDED, "scales": (0.5, 1.5), "device": "cpu", "polygons": False, "report": False, "area": area}
+    monkeypatch.setattr(scales, "BLOCK_VALUES", 1)
+
+    def scene(changed):
+        pixels = w.pixels.copy()
+        pixels[..., changed] = 500
+        return ArrayScene(pixels, w.transform, w.crs)
+
+    stopped_after_a_tile(monkeypatch, made, scene(slice(0, 0)), tmp_path / "out", **how)
+    with pytest.raises(BadFile, match="pixels"):
+        ls.map_scene(made, scene(slice(122, 126)), tmp_path / "out", **how)
+
+
+def test_idle_workers_are_not_told_to_take_smaller_tiles():
+    plan = plan_for(scorer_of(), ArrayScene(PIXELS), **BLENDED)
+    said = in_words(blocks_for(plan, 4), 4)
+    assert "3 workers will have nothing to do" in said and "makes more" not in said
+
+
+def test_a_tile_without_data_is_passed_over_in_the_estimate():
+    """Holes of a sparse file are smaller than a block."""
+    plan, scene = plan_for(scorer_of(), ArrayScene(PIXELS), tile_size=64, blend="none"), ArrayScene(PIXELS)
+    scene.may_hold = lambda window: window.left < 60
+    assert len(plan) == 1 and 0.1 < share_stored(scene, plan) < 0.6

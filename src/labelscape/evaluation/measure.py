@@ -207,7 +207,7 @@ def tiles_with_truth(
         # Reading labels costs little beside a pass of the network, which is spared where there are none.
         return whole or bool((scene.read_labels(window, part) != IGNORE).any())
 
-    for tile in score_tiles(scorer, scene.scene, plan, wanted=wanted):
+    for tile in score_tiles(scorer, scene.scene, plan, wanted=wanted, by_part=not whole):
         truth = scene.read_labels(tile.window, part)
         # Nodata has no prediction: a label there counts neither as right nor as wrong.
         truth[~tile.valid] = IGNORE

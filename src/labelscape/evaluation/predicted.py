@@ -78,7 +78,8 @@ def predicted_classes(
     def wanted(window: Window) -> bool:
         return bool((scene.read_labels(window, part) != IGNORE).any())
 
-    for tile in score_tiles(scorer, scene.scene, plan_for(scorer, scene.scene, **tiles), wanted=wanted):
+    plan = plan_for(scorer, scene.scene, **tiles)
+    for tile in score_tiles(scorer, scene.scene, plan, wanted=wanted, by_part=True):
         kept[tile.window.inset_of(whole)] = place[tile.classes()]
     # 0 - 1 is 255 in bytes: no prediction.
     return Classes(lambda window: kept[window.inset_of(whole)] - np.uint8(1), is_map=False)

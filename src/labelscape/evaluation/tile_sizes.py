@@ -17,7 +17,7 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.contract.tile_sizes import TileSizes
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.evaluation.confusion import count
-from labelscape.grid import Window
+from labelscape.grid import Window, meeting
 from labelscape.legend import IGNORE
 from labelscape.progress import bar
 
@@ -94,7 +94,7 @@ def pixels_for_tile_sizes(scorer: Scorer, dataset: Dataset, part: str, pixels: i
         mine = [unit.window for unit in units if unit.scene is scene]
         for side in sides:
             plan = plan_for(scorer, scene.scene, tile_size=side)
-            read = tiles_read(plan, _meeting(mine))
+            read = tiles_read(plan, meeting(mine))
             found += sum(tile.seen.pixels for tile in read)
     return found
 
@@ -178,7 +178,7 @@ def _count_units(
     scenes = {id(unit.scene): unit.scene for unit in units}
     for scene in scenes.values():
         mine = [(number, unit.window) for number, unit in enumerate(units) if unit.scene is scene]
-        wanted = _meeting([own for _, own in mine])
+        wanted = meeting([own for _, own in mine])
         plan = plan_for(scorer, scene.scene, tile_size=side)
         for tile in score_tiles(scorer, scene.scene, plan, wanted=wanted):
             predicted = tile.classes()
@@ -192,11 +192,6 @@ def _count_units(
                     found = count(truth, predicted[inside], into.shape[-1])
                     into[number] += [np.diag(found.counts), found.support, found.counts.sum(axis=0)]
         tick(len(mine))
-
-
-def _meeting(windows: Sequence[Window]) -> Callable[[Window], bool]:
-    """Whether a window has pixels in common with one of these."""
-    return lambda window: any((window & own).pixels for own in windows)
 
 
 def summarised(crop: int, sides: Sequence[int], totals: np.ndarray) -> TileSizes | None:

@@ -28,10 +28,9 @@ from labelscape.rasters.write import MapWriter
 from labelscape.scenes.scene import Scene
 from labelscape.scoring.arrays import Array
 from labelscape.scoring.engine_choice import with_engine
-from labelscape.scoring.scales import forward_share
 from labelscape.scoring.scored import ScoredTile
 from labelscape.scoring.scorer import Scorer
-from labelscape.scoring.stitch import stacked
+from labelscape.scoring.stitch import forward_share, stacked
 from labelscape.scoring.tiles import TilePlan
 
 BLOCK = 512

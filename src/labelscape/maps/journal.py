@@ -31,6 +31,7 @@ from labelscape.scenes.stamps import Watched, unlike
 from labelscape.scenes.vectors import VectorSource
 from labelscape.scoring.fade import HANN
 from labelscape.scoring.scorer import second_task
+from labelscape.scoring.stitch import windows_read
 from labelscape.scoring.tiles import TilePlan
 from labelscape.stages import stage
 from labelscape.version import build
@@ -63,7 +64,7 @@ def tile_key(
     grid = scene.grid
     watched = watched or Watched.of(files_of_map(request, scene))
     # Of a part of a scene the network sees what lies around it too.
-    seen = None if plan.around is None else (tile.seen for tile in plan.with_neighbours())
+    seen = None if plan.around is None else windows_read(plan)
     return {
         **request.model_dump(mode="json", include=set(request.fields_that(Affects.TILES)) - RESOLVED),
         # Other code may compute other values: its tiles are not mixed with these.

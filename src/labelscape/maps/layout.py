@@ -126,10 +126,13 @@ def in_words(blocks: Blocks, workers: int) -> str:
     rows, columns = blocks.plan.along
     again = blocks.predicted / (rows * columns) - 1
     twice = f", {100 * again:.0f} % of the tiles predicted twice" if again > 0.005 else ""
+    more = "a smaller `tile_size` makes more"
+    if blocks.plan.scaled:
+        more = f"at several scales they have {blocks.plan.core:,} pixels a side, whatever the `tile_size`"
     size = f"{blocks.rows} x {blocks.columns} tile{'s' * (blocks.rows * blocks.columns > 1)}"
     return (
         f"{counted(len(blocks), 'block')} of up to {size} for {counted(workers, 'worker')}{twice}"
-        f"{idle(workers - len(blocks), 'few tiles; a smaller `tile_size` makes more')}"
+        f"{idle(workers - len(blocks), f'few tiles; {more}')}"
     )
 
 

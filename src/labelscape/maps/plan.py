@@ -28,9 +28,8 @@ from labelscape.scoring.engine_choice import check_usable, extra_bytes
 from labelscape.scoring.memory import scoring_bytes, size_warning
 from labelscape.scoring.precision import checked_bytes, is_checked
 from labelscape.scoring.protocol import Protocol
-from labelscape.scoring.scales import forward_share
 from labelscape.scoring.scorer import Scorer, second_task
-from labelscape.scoring.stitch import plan_for
+from labelscape.scoring.stitch import forward_share, plan_for
 from labelscape.scoring.tiles import TilePlan
 from labelscape.text import printable
 from labelscape.workers.cluster import check_count

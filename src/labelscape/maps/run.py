@@ -31,7 +31,7 @@ from labelscape.progress import bar, print_line
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.protocol import Protocol
-from labelscape.scoring.scales import forward_share
+from labelscape.scoring.stitch import forward_share
 from labelscape.stages import stage
 from labelscape.version import __version__, build
 from labelscape.workers.calls import ClusterLost

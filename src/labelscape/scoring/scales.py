@@ -145,11 +145,3 @@ def part_for(plan: TilePlan, window: Window) -> TilePlan:
     (top, bottom), (left, right) = (own.span for own in back(plan, window))
     whole = Window(top, left, bottom - top, right - left)
     return plan if whole == plan.whole else replace(plan, whole=whole, around=plan.ground)
-
-
-def forward_share(plan: TilePlan) -> float:
-    """Pixels the network reads per pixel of the scene: at several scales those of all of them."""
-    if not plan.scaled:
-        return plan.forward_share
-    parts = (part_for(scaled, tile.answers) for tile in plan for scaled in plan.scaled)
-    return sum(tile.seen.pixels for part in parts for tile in part.with_neighbours()) / plan.whole.pixels

@@ -15,7 +15,8 @@ import numpy as np
 from labelscape.contract.adjust import in_units
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import UnknownName
-from labelscape.grid import Window
+from labelscape.grid import Window, meeting
+from labelscape.progress import still_at
 from labelscape.scenes.scene import BLOCK, Scene
 from labelscape.scoring.arrays import Array, back_to_logits, brought, library_of, softmax, without_gradients
 from labelscape.scoring.fade import Fader
@@ -141,17 +142,23 @@ def usual_overlap(side: int, stride: int) -> int:
 
 
 def score_tiles(
-    scorer: Scorer, scene: Scene, plan: TilePlan, *, wanted: Callable[[Window], bool] | None = None
+    scorer: Scorer,
+    scene: Scene,
+    plan: TilePlan,
+    *,
+    wanted: Callable[[Window], bool] | None = None,
+    by_part: bool = False,
 ) -> Iterator[ScoredTile]:
     """Predict every tile of the plan, or those whose window (`Tile.answers`) is `wanted`; windows without a
-    valid pixel are skipped.
+    valid pixel are skipped. With `by_part` any other window may be asked about too, and pixels of a tile that
+    lie in none that is wanted may be left out, as if they were not valid.
 
     Bands are matched by name where the scene has the checkpoint's names, else taken in their order. Raises
     BadInput where neither is possible.
     """
     chosen = wanted or (lambda window: True)
     if plan.scaled:
-        yield from _at_scales(scorer, scene, plan, chosen)
+        yield from _at_scales(scorer, scene, plan, chosen, by_part=by_part and wanted is not None)
         return
     if plan.fade:
         yield from _faded(scorer, scene, plan, wanted)
@@ -164,7 +171,7 @@ def score_tiles(
 
 
 def _at_scales(
-    scorer: Scorer, scene: Scene, plan: TilePlan, chosen: Callable[[Window], bool]
+    scorer: Scorer, scene: Scene, plan: TilePlan, chosen: Callable[[Window], bool], *, by_part: bool
 ) -> Iterator[ScoredTile]:
     """The chosen blocks of the plan, each averaged over its scaled tilings."""
     bands = bands_to_read(scorer.checkpoint.bands, scene)
@@ -172,18 +179,25 @@ def _at_scales(
         for tile in plan:
             if not chosen(tile.answers):
                 continue
-            valid = np.empty(tile.answers.shape, bool)
-            for part in tile.answers.blocks(BLOCK):
+            valid = np.zeros(tile.answers.shape, bool)
+            # Blocks are large, and a few labels need few of its tiles.
+            parts = [part for part in tile.answers.blocks(BLOCK) if not by_part or chosen(part)]
+            for part in parts:
                 valid[part.inset_of(tile.answers)] = scene.read(part, bands).valid
             if valid.any():
-                yield ScoredTile(tile.answers, _averaged(scorer, scene, plan, tile.answers), valid)
+                needed = parts if by_part else [tile.answers]
+                yield ScoredTile(tile.answers, _averaged(scorer, scene, plan, tile.answers, needed), valid)
 
 
-def _averaged(scorer: Scorer, scene: Scene, plan: TilePlan, window: Window) -> Array:
-    """(K, h, w) of a window, over all scales and networks: as `Scorer.logits` averages those of an image."""
+def _averaged(scorer: Scorer, scene: Scene, plan: TilePlan, window: Window, needed: list[Window]) -> Array:
+    """(K, h, w) of a window, over all scales and networks: as `Scorer.logits` averages those of an image.
+    What lies beside the `needed` parts of it may be anything.
+    """
     logits, total = scorer.protocol.average == "logits", None
-    for member in scorer.members:
-        mean = _over_scales(replace(scorer, members=(member,)), scene, plan, window)
+    steps = len(scorer.members) * sum(len(part_for(scaled, window)) for scaled in plan.scaled)
+    for number, member in enumerate(scorer.members):
+        done = number * steps // len(scorer.members)
+        mean = _over_scales(replace(scorer, members=(member,)), scene, plan, window, needed, (done, steps))
         if logits and len(scorer.members) > 1:
             mean = softmax(mean, 0, scorer.groups)
         total = mean if total is None else total.__iadd__(mean)
@@ -193,12 +207,22 @@ def _averaged(scorer: Scorer, scene: Scene, plan: TilePlan, window: Window) -> A
     return back_to_logits(total)
 
 
-def _over_scales(scorer: Scorer, scene: Scene, plan: TilePlan, window: Window) -> Array:
-    """(K, h, w) mean over the scales: of probabilities, or of logits where these are averaged."""
+def _over_scales(
+    scorer: Scorer, scene: Scene, plan: TilePlan, window: Window, needed: list[Window], far: tuple[int, int]
+) -> Array:
+    """(K, h, w) mean over the scales: of probabilities, or of logits where these are averaged. `far` is how
+    many tiles of the window are done, of how many.
+    """
     alone, average, total = scorer.at_one_scale, scorer.protocol.average, None
+    done, steps = far
     for scaled in plan.scaled:
-        part = part_for(scaled, window)
-        found = _assembled(score_tiles(alone, scene, part), part.whole)
+        part, wanted = part_for(scaled, window), None
+        if needed != [window]:
+            wanted = meeting([part_for(scaled, one).whole for one in needed])
+        # Hours, of many scales and slow networks: no tile of the map ends meanwhile.
+        tiles = _told(score_tiles(alone, scene, part, wanted=wanted), done, steps)
+        found = _assembled(tiles, part.whole)
+        done += len(part)
         with stage("scale back"):
             if total is None:
                 library = library_of(found)
@@ -206,6 +230,13 @@ def _over_scales(scorer: Scorer, scene: Scene, plan: TilePlan, window: Window) -
             _add_scaled(total, found, back(scaled, window), part.whole, average, scorer.groups)
     total /= len(plan.scaled)
     return total
+
+
+def _told(tiles: Iterable[ScoredTile], done: int, steps: int) -> Iterator[ScoredTile]:
+    """The same tiles; says after each how far it is."""
+    for number, tile in enumerate(tiles, done + 1):
+        yield tile
+        still_at(**{"scaled tiles": f"{number:,}/{steps:,}"})
 
 
 def _assembled(tiles: Iterable[ScoredTile], whole: Window) -> Array:
@@ -339,6 +370,22 @@ def image_shapes(plan: TilePlan) -> Mapping[tuple[int, int, int], int]:
     for tiles in tile_batches(plan):
         found.update((count, *shape) for shape, count in Counter(tile.seen.shape for tile in tiles).items())
     return MappingProxyType(found)
+
+
+def forward_share(plan: TilePlan) -> float:
+    """Pixels the network reads per pixel of the scene, of all scales."""
+    # From the shapes, which are kept: counting the tiles of a huge scene takes seconds.
+    read = sum(images * height * width * n for (images, height, width), n in image_shapes(plan).items())
+    return read / plan.whole.pixels
+
+
+def windows_read(plan: TilePlan) -> Iterator[Window]:
+    """The windows of the scene that the network is given tiles of, of all scales."""
+    for scaled in plan.scaled:
+        # As one part: blocks meet in tiles, which would be read for each of them.
+        yield from windows_read(part_for(scaled, plan.whole))
+    if not plan.scaled:
+        yield from (read_by(plan, tile.seen) for tile in plan.with_neighbours())
 
 
 def stacked(images: list[list[Array] | None], member: int) -> Array:

@@ -165,14 +165,6 @@ class TilePlan:
         """Tiles that the network is given, at all scales."""
         return sum(map(len, self.scaled)) or len(self)
 
-    @property
-    def forward_share(self) -> float:
-        """Pixels the network reads per pixel of the scene: the cost of the halos. Of several scales see
-        `scales.forward_share`.
-        """
-        # Summed over tiles: those at the border see less.
-        return sum(tile.seen.pixels for tile in self.with_neighbours()) / self.whole.pixels
-
 
 def _last_start(start: int, stop: int, side: int, stride: int) -> int:
     """Where the last `side` pixels of an axis begin, on the next multiple of the stride."""
