@@ -1,5 +1,6 @@
 """Reduced precision is measured on the scene's own tiles, told, and refused where it changes classes."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ from labelscape.scoring.engines import state_arrays
 from labelscape.scoring.precision import Agreement, agreement, checked_bytes, is_checked
 from labelscape.scoring.protocol import Protocol
 from labelscape.scoring.scorer import Scorer
-from labelscape.scoring.stitch import plan_for, score_tiles
+from labelscape.scoring.stitch import image_shapes, plan_for, score_tiles
 from labelscape.training.evaluate import evaluate
 
 FCN = {"widths": (4, 6, 8, 10)}
@@ -109,15 +110,60 @@ def test_data_that_the_sample_misses_are_compared_all_the_same():
 
 def test_tiles_are_taken_from_all_scenes_and_few_of_them():
     one = Scorer.of(made(), device="cpu")
-    areas = scene(256, 256), scene(256, 256)
+    areas = scene(512, 512), scene(512, 512)
     pairs = [(s, replace(plan_for(one, s, tile_size=64, overlap=0), batch=1)) for s in areas]
     wanted, found = precision._sampled(pairs)
-    assert wanted == 4 and len(found) == 16
+    assert wanted == 4 and len(found) == 13
     # The first four: from both scenes, and from different rows.
     assert len({id(area) for area, _, _ in found[:4]}) == 2
     assert len({tiles[0].core.top for _, _, tiles in found[:4]}) > 1
     few = precision._sampled([(scene(64, 64), plan_for(one, scene(64, 64)))])
     assert few[0] == 1 and len(few[1]) == 1
+
+
+@pytest.mark.parametrize("blend", ["crop", "hann"])
+def test_large_tiles_are_compared_as_quarters_of_four_in_one_image(monkeypatch, blend):
+    monkeypatch.setattr(precision, "LARGE", 64)
+    one, other = (Scorer.of(made(seed), device="cpu") for seed in (0, 1))
+    area = scene(500, 430, hole=50)
+    plan = replace(plan_for(one, area, tile_size=100, overlap=16, blend=blend), batch=1)
+    (found,) = precision._images(one, [(area, plan)])
+    (image,), valid = found
+    shape = max(s for s in image_shapes(plan))[1:]
+    assert image.shape == (1, 3, *shape) and valid.shape == (1, *shape)
+    # Each quarter is one of the scene, of a tile of its own.
+    whole = area.read()
+    prepared = one.prepare(whole.pixels, whole.data)[0][0]
+    places = []
+    for half in (
+        image[0][:, a, b] for a, b in itertools.product(*((slice(n // 2), slice(n // 2, n)) for n in shape))
+    ):
+        rows, columns = half.shape[1:]
+        starts = (prepared == half[:, :1, :1]).all(0).nonzero().tolist()
+        places += [
+            (top, left)
+            for top, left in starts
+            if torch.equal(prepared[:, top : top + rows, left : left + columns], half)
+        ]
+    assert len(set(places)) == 4
+    assert agreement(one, one, [(area, plan)]).equal == 1.0
+    found = agreement(one, other, [(area, plan)])
+    both = [s.batch_logits([image]).softmax(1).max(1) for s in (one, other)]
+    assert found.pixels == int(valid.sum())
+    assert found.equal == pytest.approx(float((both[0].indices == both[1].indices)[valid].float().mean()))
+    assert found.most == pytest.approx(float((both[0].values - both[1].values).abs()[valid].max()))
+
+
+def test_a_few_large_tiles_with_data_are_compared_with_nothing_else(monkeypatch):
+    monkeypatch.setattr(precision, "LARGE", 64)
+    one = Scorer.of(made(), device="cpu")
+    for top, left in [(3, 5), (210, 330), (480, 490)]:
+        pixels = np.zeros((3, 512, 512), np.uint16)
+        pixels[:, top : top + 20, left : left + 20] = 4000
+        area = ArrayScene(pixels, bands=("1", "2", "3"), nodata=0)
+        plan = replace(plan_for(one, area, tile_size=100, overlap=0), batch=1)
+        found = agreement(one, one, [(area, plan)])
+        assert found is not None and 0 < found.pixels <= 400 and found.equal == 1.0
 
 
 def test_full_precision_is_not_checked():
