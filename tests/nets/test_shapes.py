@@ -155,3 +155,23 @@ def test_no_garbage_is_sought_while_libraries_are_imported(garbage, sought):
         text=True,
     )
     assert done.stdout.split() == [str(sought), "0"], done.stderr
+
+
+TRACKER = """
+import sys
+from labelscape.nets.libraries import import_timm
+
+import_timm()
+assert "wandb" not in sys.modules
+from timm.utils import summary
+assert callable(summary.wandb.init) and "wandb" in sys.modules
+import wandb
+assert type(wandb) is type(sys)
+"""
+
+
+def test_timm_imports_no_tracker_before_it_is_asked_for():
+    pytest.importorskip("wandb")
+    path = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", TRACKER], env=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ def compiler_later() -> Iterator[None]:
     if "torch._dynamo" in sys.modules:
         yield
         return
-    compiler, utils = _Later("torch._dynamo"), _Later("torch._dynamo.utils")
+    compiler, utils = Later("torch._dynamo"), Later("torch._dynamo.utils")
     # With the path of the package: other modules of it are imported as ever.
     path = [str(Path(torch.__file__).with_name("_dynamo"))]
     compiler.__dict__.update(__path__=path, utils=utils, disable=_uncompiled)
@@ -37,13 +37,13 @@ def compiler_later() -> Iterator[None]:
         _attach_modules()
 
 
-class _Later(ModuleType):
+class Later(ModuleType):
     """In the place of a module, until something is asked of it that it does not have."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # Python asks for these of any module, and does without
             raise AttributeError(f"{self.__name__} has no {name}")
-        _forget({key: module for key, module in sys.modules.items() if isinstance(module, _Later)})
+        _forget({key: module for key, module in sys.modules.items() if isinstance(module, Later)})
         return getattr(importlib.import_module(self.__name__), name)
 
 
@@ -78,7 +78,7 @@ def _uncompiled(function: Callable | None = None, *args: Any, **options: Any) ->
     @functools.wraps(function)
     def run(*values: Any, **named: Any) -> Any:
         compiler = sys.modules.get("torch._dynamo")
-        if compiler is None or isinstance(compiler, _Later):
+        if compiler is None or isinstance(compiler, Later):
             return function(*values, **named)
         return compiler.disable(function, *args, **options)(*values, **named)
 

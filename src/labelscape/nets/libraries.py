@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 
 from labelscape.imports import importing
-from labelscape.nets.compiler import compiler_later
+from labelscape.nets.compiler import Later, compiler_later
 
 MISSING = ("nms", "qnms")
 """Operators that torchvision describes to torch at import without asking whether its compiled part is
@@ -21,9 +25,26 @@ there.
 def import_timm() -> ModuleType:
     """timm, which imports torchvision. Raises ImportError where it is not installed."""
     import_torchvision()
-    with importing(), compiler_later():
+    with importing(), compiler_later(), _tracker_later():
         import timm
     return timm
+
+
+@contextmanager
+def _tracker_later() -> Iterator[None]:
+    """While the block runs, wandb is not imported, which takes a quarter of a second where it is installed:
+    timm has it at hand for its own training script. Whatever is asked of it imports it.
+    """
+    if "wandb" in sys.modules or find_spec("wandb") is None:
+        yield
+        return
+    stand_in = Later("wandb")
+    sys.modules["wandb"] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get("wandb") is stand_in:
+            del sys.modules["wandb"]
 
 
 @cache
