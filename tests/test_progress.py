@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import typer
 
 from labelscape import progress
 from labelscape.cli import app
 from labelscape.cli.data_check import report
 from labelscape.datasets.doctor.findings import Finding
+from labelscape.progress import bar, still_at, told_where_lost
 
 
 def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
@@ -62,3 +64,29 @@ def test_the_folder_that_all_files_lie_in_is_left_out():
     assert report([*found, Finding("d", "info", "here/y.tif", "")], 1).startswith(
         "ERROR /far/away/images/x.tif"
     )
+
+
+def test_what_was_found_is_told_where_its_file_fails(capsys):
+    with pytest.raises(ZeroDivisionError), told_where_lost(lambda: ["mIoU 71 %", "OA 80 %"]):
+        print(1 / 0)
+    assert capsys.readouterr().err == "mIoU 71 %\nOA 80 %\n"
+    # Nor does the telling hide the failure.
+    with pytest.raises(ZeroDivisionError), told_where_lost(lambda: [][0]):
+        print(1 / 0)
+    with told_where_lost(lambda: ["lost"]):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_a_unit_that_takes_long_is_said_in_the_innermost_bar(capsys, monkeypatch):
+    now = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    still_at(tiles="1/9")  # no bar: nothing is said
+    with bar("map", 2, "blocks") as tick:
+        with bar("hidden", 1, shown=False):
+            still_at(tiles="2/9")
+        still_at(tiles="3/9")
+        tick()
+    still_at(tiles="4/9")
+    first, _, last = capsys.readouterr().err.splitlines()
+    assert first == "map: 0 of 2 blocks tiles 3/9" and last.startswith("map: 1 block in")

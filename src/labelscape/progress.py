@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
@@ -47,6 +47,21 @@ def print_line(text: str) -> None:
         # Flushed: a batch job's log shows it when it happens, in order with what libraries print.
         with suppress(OSError, ValueError):
             print(printable(text), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def told_where_lost(lines: Callable[[], Iterable[str]]) -> Iterator[None]:
+    """Around the end of long work: where the block fails (a full disk) or is stopped, print what was found so
+    far, which would be lost with it.
+    """
+    try:
+        yield
+    except BaseException:
+        # The failure itself is what the user must read in any case.
+        with suppress(Exception):
+            for line in lines():
+                print_line(line)
+        raise
 
 
 @contextmanager

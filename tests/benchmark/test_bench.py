@@ -214,3 +214,11 @@ def test_a_run_that_is_ended_before_anything_is_measured_shows_nothing(run_cli, 
 
     monkeypatch.setattr(_Bench, "network", ends)
     assert run_cli("bench", "--networks", "fcn", "--side", 64)[:2] == (130, "")
+
+
+def test_a_figure_that_cannot_be_written_loses_no_measurement(run_cli, tmp_path, monkeypatch):
+    how = ("--networks", "fcn", "--side", 64, "--rounds", 1, "--engines", "torch", "--json")
+    (tmp_path / "bench.svg").mkdir()
+    code, out, err = run_cli("bench", *how, "--plot", tmp_path / "bench.svg")
+    assert code == 1 and "there is a folder of this name" in err
+    assert [one["what"] for one in json.loads(out)["measured"]] == ["forward", "training step"]

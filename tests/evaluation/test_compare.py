@@ -11,7 +11,9 @@ import world
 
 import labelscape as ls
 from labelscape.errors import BadFile, BadInput, BadOption
+from labelscape.evaluation import compare
 from labelscape.evaluation.confusion import count
+from labelscape.evaluation.predicted import count_scene
 from labelscape.legend import Legend
 from labelscape.rasters.write import MapWriter
 from labelscape.scenes.mosaic import open_scene
@@ -264,3 +266,52 @@ def test_the_verb_prints_the_sentence_and_writes_the_maps(w, tmp_path, run_cli):
     assert code == 2 and "compared on --labels" in err
     code, out, err = run_cli("compare", paths[0], paths[1], "--device", "cpu", "--json")
     assert code == 0 and json.loads(out)["part"] == "test"
+
+
+def full(*arguments, **options):
+    raise BadFile("It cannot be written: No space left on device.")
+
+
+@pytest.mark.parametrize("where", ["comparison.json", "the last map", "Ctrl-C"])
+def test_what_was_compared_is_told_where_its_files_fail(tmp_path, monkeypatch, capsys, where):
+    """A disk that is full after hours, or an end before all scenes."""
+    scenes, labels, maps = [], [], [tmp_path / "a", tmp_path / "b"]
+    for number in range(2):
+        one = world.make(tmp_path, 64, 96, seed=number, name=f"scene{number}")
+        scenes.append(str(one.scene))
+        labels.append(str(world.label_raster(one, tmp_path / f"labels{number}.tif")))
+        for k, into in enumerate(maps):
+            into.mkdir(exist_ok=True)
+            a_map(one, into / f"scene{number}_class.tif", wrong=0.3 - 0.2 * k, seed=k)
+    how = {"block": 16, "shares": {"train": 0.5, "test": 0.5}}
+    with ls.open_dataset(scenes, labels, spec={"legend": world.LEGEND}, **how) as dataset:
+        whole = ls.compare(maps, dataset, **QUICK)
+        capsys.readouterr()
+        real, finished = MapWriter.finish, []
+
+        def fails(self):
+            finished.append(self)
+            return real(self) if len(finished) < 2 else full()
+
+        def stops(*arguments, **options):
+            finished.append(arguments)
+            if len(finished) == 2:
+                raise KeyboardInterrupt
+            return count_scene(*arguments, **options)
+
+        if where == "comparison.json":
+            monkeypatch.setattr(compare, "_write", full)
+        elif where == "Ctrl-C":
+            monkeypatch.setattr(compare, "count_scene", stops)
+        else:
+            monkeypatch.setattr(MapWriter, "finish", fails)
+        with pytest.raises(KeyboardInterrupt if where == "Ctrl-C" else BadFile):
+            ls.compare(maps, dataset, out=tmp_path / "out", **QUICK)
+    said, *sentences, stored = capsys.readouterr().err.splitlines()
+    pairs = json.loads(stored)["pairs"]
+    if where == "Ctrl-C":
+        assert "stopped, 1 of 2 scenes:" in said and pairs[0]["blocks"] < whole.pairs[0].units
+        return
+    assert said.endswith("stopped:") and sentences == [whole.pairs[0].sentence]
+    assert pairs == json.loads(json.dumps(whole.to_dict()["pairs"]))
+    assert not list((tmp_path / "out").iterdir()), "difference maps of no comparison"

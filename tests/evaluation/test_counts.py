@@ -12,6 +12,7 @@ import labelscape as ls
 from labelscape import progress
 from labelscape.datasets.labelled import scene_names
 from labelscape.errors import BadFile, BadInput
+from labelscape.evaluation import tally
 from labelscape.evaluation.blocks import BlockCounts
 from labelscape.evaluation.calibrate import expected_error
 from labelscape.evaluation.confusion import Confusion
@@ -20,6 +21,7 @@ from labelscape.evaluation.objects import ObjectCounts
 from labelscape.evaluation.reliability import BINS, UNIT, Reliability
 from labelscape.evaluation.topology import TopologyCounts
 from labelscape.grid import Window
+from labelscape.rasters.write import MapWriter
 from labelscape.training import forest
 from labelscape.training.forest import score_forest
 
@@ -255,3 +257,29 @@ def test_forests_have_counts_by_block(two):
         mine = [b for b in found.per_block if b.scene == name]
         assert len(mine) == 3 and sum((b.counts for b in mine), Confusion.empty(3)) == counts
         assert all(b.window.shape == (32, 32) for b in mine)
+
+
+def test_scenes_that_were_scored_are_told_where_the_next_one_fails(two, model, tmp_path, monkeypatch, capsys):
+    """Ctrl-C, a damaged file or a full disk after hours."""
+    real, seen = tally.BlockTally.named, []
+    alone = ls.evaluate(model, two, part="all", **QUICK).per_scene["scene"]
+    capsys.readouterr()
+
+    def stops(self, name):
+        seen.append(name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return real(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tally.BlockTally, "named", stops)
+        with pytest.raises(KeyboardInterrupt):
+            ls.evaluate(model, two, part="all", device="cpu")
+    *_, said, stored = capsys.readouterr().err.splitlines()
+    assert said.endswith(f"of {alone.labelled:,} labelled pixels in 1 of 2 scenes")
+    assert json.loads(stored)["labelled_pixels"] == alone.labelled
+    # The maps of a scene come after its counts.
+    monkeypatch.setattr(MapWriter, "finish", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ls.evaluate(model, two, part="all", device="cpu", out=tmp_path / "out")
+    assert "in 1 of 2 scenes" in capsys.readouterr().err

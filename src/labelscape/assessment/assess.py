@@ -23,6 +23,7 @@ from labelscape.errors import BadInput, BadOption, check_seed
 from labelscape.evaluation.accuracy import AreaEstimates, Blocks, estimate
 from labelscape.files import check_new, check_not_read, check_path, check_written, new_files, written_whole
 from labelscape.grid import Window
+from labelscape.progress import told_where_lost
 from labelscape.rasters.made_by import MadeBy, made_by
 from labelscape.scenes.vectors import write_layer, writing
 
@@ -90,7 +91,7 @@ def assess(
     unanswered, told = int((~answers.answered).sum()), _told(drawn, other_map)
     result = Assessment(found, len(drawn), unanswered, *told, between, notes, targets)
     if targets:
-        with new_files(targets.values()):
+        with new_files(targets.values()), told_where_lost(lambda: (json.dumps(result.to_dict()),)):
             _write(result, drawn, mapped, answers, other, overwrite)
             write_page(targets["html"], result, raster, drawn, mapped, answers, overwrite=overwrite)
     return result

@@ -73,26 +73,22 @@ def run(
     Ctrl-C prints what was measured so far.
     """
     from labelscape.benchmark.run import bench
-    from labelscape.errors import BadOption
-    from labelscape.files import check_written, written_whole
+    from labelscape.files import written_whole
 
-    if plot is not None:
-        if plot.suffix.lower() not in (".png", ".svg"):
-            raise BadOption(f"--plot {plot} must end in .png or .svg.")
-        # Before minutes of work.
-        check_written(plot)
+    _check_plot(plot)
 
     def show(result: BenchResult) -> None:
+        if as_json:
+            print_json(result.as_json())
+        else:
+            print(result.text)
+        # After the measurements, which would be lost where it fails.
         if plot is not None:
             from labelscape.benchmark.figure import drawn
 
             with written_whole(plot, overwrite=True) as part:
                 part.write_bytes(drawn(result, plot.suffix.lower().lstrip(".")))
             talk(f"figure: {plot}")
-        if as_json:
-            print_json(result.as_json())
-        else:
-            print(result.text)
 
     show(
         bench(
@@ -106,6 +102,19 @@ def run(
             unfinished=show,
         )
     )
+
+
+def _check_plot(plot: Path | None) -> None:
+    """Raises BadOption, BadFile for a figure that cannot be written: before minutes of work."""
+    from labelscape.errors import BadOption
+    from labelscape.files import check_written, try_to_write
+
+    if plot is None:
+        return
+    if plot.suffix.lower() not in (".png", ".svg"):
+        raise BadOption(f"--plot {plot} must end in .png or .svg.")
+    check_written(plot)
+    try_to_write(plot)
 
 
 def _listed(text: str | None) -> list[str] | None:

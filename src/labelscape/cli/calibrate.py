@@ -74,7 +74,7 @@ def run(
         except BadInput as error:  # nothing of its labels is held out: the first task's fit is worth keeping
             talk(f"warning: the second task {task} is not calibrated. {error}")
     # Before anything is printed: a closed pipe must not lose the temperatures.
-    last.save(model)
+    _save(last, found, model)
     for task, one in found.items():
         for note in one.notes:
             talk(f"warning: {note if task is None else f'{task}: {note}'}")
@@ -88,6 +88,14 @@ def run(
         print(f"{name}temperature {one.temperature:.3f}, {sampled}")
         before, after = (f"{100 * error:.2f} %" for error in (one.ece_before, one.ece_after))
         print(f"{name}expected calibration error {before} before, {after} after")
+
+
+def _save(last: Calibration, found: dict[str | None, Calibration], model: Path) -> None:
+    from labelscape.progress import told_where_lost
+
+    told = (f"temperature of {task or 'the classes'}: {one.temperature}" for task, one in found.items())
+    with told_where_lost(lambda: told):
+        last.save(model)
 
 
 def _unpublished(model: Path) -> Path:

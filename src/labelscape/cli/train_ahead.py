@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -155,12 +156,14 @@ def lasting(seconds: float) -> str:
 
 
 def print_rates(recipe: Recipe, out: Path, as_json: bool) -> None:
+    from labelscape.progress import told_where_lost
     from labelscape.training.rate_search import find_rate, write_search
 
     found = find_rate(recipe)
     if not is_first_process():
         return
-    numbers, picture = write_search(found, out)
+    with told_where_lost(lambda: [f"suggested: --rate {found.suggested:g}", json.dumps(asdict(found))]):
+        numbers, picture = write_search(found, out)
     if as_json:
         print_json({**asdict(found), "files": [str(numbers), str(picture)]})
         return

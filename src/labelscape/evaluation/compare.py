@@ -16,7 +16,7 @@ from labelscape.checkpoint import Checkpoint
 from labelscape.datasets.labelled import scene_names
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.errors import BadInput, check_seed
-from labelscape.evaluation.blocks import BlockCounts
+from labelscape.evaluation.blocks import BlockCounts, BlockTally
 from labelscape.evaluation.confusion import Confusion
 from labelscape.evaluation.metrics import summary
 from labelscape.evaluation.paired import REPLICATES, Difference, McNemar, differences, sentence
@@ -38,7 +38,7 @@ from labelscape.files import (
     written_whole,
 )
 from labelscape.legend import IGNORE, LandClass, Legend
-from labelscape.progress import bar
+from labelscape.progress import bar, told_where_lost
 from labelscape.rasters.creation import Given, of_folder
 from labelscape.rasters.write import MapWriter
 
@@ -202,13 +202,12 @@ def compare_sides(
     files = {"overwrite": overwrite, "creation_options": of_folder(creation_options, out, "difference maps")}
     targets = _targets(out, names, sides, overwrite=overwrite)
     written = tuple(path for line in targets.values() for path, _ in line)
-    with new_files(written):
+    counts = _Counts(sides, tuple(dataset.legend.names), drawing, tuple(notes), written)
+    with new_files(written), told_where_lost(lambda: counts.so_far(len(scenes))):
         # Once for all scenes: a scorer builds the network and moves its weights to the device.
         scorers = {
             id(one): scorer_of(one) for side in sides for one in side.members if isinstance(one, Checkpoint)
         }
-        found: list[list[list[BlockCounts]]] = [[[] for _ in side.members] for side in sides]
-        outcomes = np.zeros((len(sides) - 1, 4), np.int64)
         with bar("compare", len(scenes), "scenes", shown=show) as tick:
             for name, scene in zip(names, scenes):
                 with ExitStack() as held:
@@ -217,20 +216,57 @@ def compare_sides(
                     folder = held.enter_context(private_folder(out) if out else temporary_folder())
                     classes = _classes(sides, scene, dataset.legend, part, scorers, tiles, folder, held)
                     maps = [held.enter_context(_writer(*t, scene, **files)) for t in targets.get(name, ())]
-                    tallies, more = count_scene(scene, part, classes, maps, valid_only=valid_only)
-                outcomes += more
-                for mine, of_scene in zip(found, tallies):
-                    for blocks, tally in zip(mine, of_scene):
-                        blocks += tally.named(name)
+                    # Kept before the maps are finished, which may fail.
+                    counts.add(name, *count_scene(scene, part, classes, maps, valid_only=valid_only))
                 tick()
         # Blocks without a label are not kept, so that no block means no label.
-        if not found[0][0]:
+        if not counts.blocks[0][0]:
             raise BadInput(f"No labelled pixel to compare on{f' in the {part} part' if part else ''}.")
-        pairs = _pairs(sides, found, outcomes, dataset.legend.names, drawing)
-        per_block = {side.name: tuple(map(tuple, mine)) for side, mine in zip(sides, found)}
-        done = Comparison(tuple(dataset.legend.names), per_block, pairs, tuple(notes), written)
+        done = counts.compared()
         _write(done, out, overwrite)
         return done
+
+
+class _Counts:
+    """What the scenes that were compared so far come to."""
+
+    def __init__(
+        self,
+        sides: Sequence[Side],
+        names: tuple[str, ...],
+        drawing: Drawing,
+        notes: tuple[str, ...],
+        written: tuple[Path, ...],
+    ) -> None:
+        self.sides, self.names, self.drawing, self.notes, self.written = sides, names, drawing, notes, written
+        self.blocks: list[list[list[BlockCounts]]] = [[[] for _ in side.members] for side in sides]
+        self.outcomes, self.scenes = np.zeros((len(sides) - 1, 4), np.int64), 0
+
+    def add(self, scene: str, tallies: Sequence[Sequence[BlockTally]], outcomes: np.ndarray) -> None:
+        """Add what `count_scene` gave."""
+        self.outcomes += outcomes
+        for mine, of_scene in zip(self.blocks, tallies):
+            for blocks, tally in zip(mine, of_scene):
+                blocks += tally.named(scene)
+        self.scenes += 1
+
+    def compared(self) -> Comparison:
+        """Raises BadInput where too few blocks are labelled."""
+        pairs = _pairs(self.sides, self.blocks, self.outcomes, self.names, self.drawing)
+        per_block = {side.name: tuple(map(tuple, mine)) for side, mine in zip(self.sides, self.blocks)}
+        return Comparison(self.names, per_block, pairs, self.notes, self.written)
+
+    def so_far(self, scenes: int) -> list[str]:
+        """The same of so many `scenes`, in words and as JSON; nothing where none is finished."""
+        if not self.scenes:
+            return []
+        some = "" if self.scenes == scenes else f", {self.scenes} of {scenes} scenes"
+        pairs = self.compared().pairs
+        return [
+            f"compared before its files failed or it was stopped{some}:",
+            *(pair.sentence for pair in pairs),
+            json.dumps({"pairs": [pair.to_dict() for pair in pairs]}),
+        ]
 
 
 def _write(done: Comparison, out: Path | None, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.reliability import Reliability
 from labelscape.evaluation.tally import Tally, Watch
 from labelscape.legend import IGNORE
-from labelscape.progress import bar
+from labelscape.progress import bar, told_where_lost
 from labelscape.scoring.heap import memory_kept
 
 if TYPE_CHECKING:
@@ -115,11 +116,29 @@ def evaluate(
     # The tiles of `map_scene`: another halo or blending would score another map.
     plans = [plan_for(scorer, s.scene, tile_size=tile_size, overlap=overlap, blend=blend) for s in scenes]
     found = with_engine(scorer, plans, engine)
-    _score_all(found.scorer, scenes, plans, part, tally, keep, show)
-    # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
-    if not tally.per_scene or (not keep and not tally.counted):
-        raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
-    return tally.result((*_notes(found.scorer, models, scenes, plans), *found.notes))
+    # Not of a training's own scores.
+    with told_where_lost(lambda: scores_so_far(tally.result(), len(scenes)) if show else ()):
+        _score_all(found.scorer, scenes, plans, part, tally, keep, show)
+        # Kept predictions are a result even where nothing is labelled, as in a benchmark's test split.
+        if not tally.per_scene or (not keep and not tally.counted):
+            raise BadInput(f"No labelled pixel to score on{f' in the {part} part' if part else ''}.")
+        return tally.result((*_notes(found.scorer, models, scenes, plans), *found.notes))
+
+
+def scores_so_far(found: Evaluation, scenes: int) -> list[str]:
+    """The scores of those of `scenes` that were counted, where the rest or their files fail: in words,
+    and all of them as JSON. Nothing where nothing was.
+    """
+    labelled = found.confusion.labelled
+    if not labelled:
+        return []
+    scores = {"mIoU": found.metrics["mean_iou"], "OA": found.metrics["overall_accuracy"]}
+    said = ", ".join(f"{name} {100 * score:.2f} %" for name, score in scores.items() if score is not None)
+    some = "" if len(found.per_scene) == scenes else f" in {len(found.per_scene)} of {scenes} scenes"
+    return [
+        f"scored before its files failed or it was stopped: {said} of {labelled:,} labelled pixels{some}",
+        json.dumps(found.metrics),
+    ]
 
 
 def _score_all(

@@ -17,11 +17,18 @@ from labelscape.datasets.own import Dataset, Opening
 from labelscape.errors import BadInput, BadOption
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.kept import KeptClasses
-from labelscape.evaluation.measure import check_classes, for_labels, no_bins, score_scene, scorer_for
+from labelscape.evaluation.measure import (
+    check_classes,
+    for_labels,
+    no_bins,
+    score_scene,
+    scorer_for,
+    scores_so_far,
+)
 from labelscape.evaluation.objects import Objects
 from labelscape.evaluation.places import Places
 from labelscape.evaluation.tally import Tally
-from labelscape.progress import bar
+from labelscape.progress import bar, told_where_lost
 from labelscape.rasters.creation import CreationOptions
 from labelscape.scenes.lazy import LazyScene
 from labelscape.workers.calls import Call
@@ -144,14 +151,15 @@ def evaluate(
     failed: dict[int, str] = {}
     shown = {"verb": "evaluate", "unit": "scenes", "pixels": _pixels}
     needs = Needs(out, files, device, seen=sent[0].seen if sent else Seen())
-    for call, one in on_workers(hands, needs, calls, len(sent), **shown):
-        if not isinstance(one, ScoredScene):
-            failed[call.number] = one if isinstance(one, str) else cause_of(one)
-            continue
-        if places is not None:
-            places.add(one.places)
-        # Its pictures are in `places` now, where only the worst are kept.
-        found[call.number] = replace(one, places=None)
+    with told_where_lost(lambda: scores_so_far(_total(found), len(sent)) if found else ()):
+        for call, one in on_workers(hands, needs, calls, len(sent), **shown):
+            if not isinstance(one, ScoredScene):
+                failed[call.number] = one if isinstance(one, str) else cause_of(one)
+                continue
+            # Its pictures are in `places` then, where only the worst are kept.
+            found[call.number] = replace(one, places=None)
+            if places is not None:
+                places.add(one.places)
     made = _together(found, {sent[n].name: failed[n] for n in sorted(failed)}, counting.part, places)
     return replace(made, notes=(*made.notes, *told))
 
@@ -199,7 +207,11 @@ def _together(
     notes = (largest.warning,) if largest.warning else ()
     # Their sums are no whole numbers: added scene by scene, as a single process adds them.
     paths = tuple(reduce(add, of_class) for of_class in zip(*(one.found.paths for one in scored)))
-    return replace(total([one.found for one in scored]), notes=notes, failed=failed, paths=paths)
+    return replace(_total(found), notes=notes, failed=failed, paths=paths)
+
+
+def _total(found: Mapping[int, ScoredScene]) -> Evaluation:
+    return total([found[n].found for n in sorted(found)])
 
 
 def total(parts: Sequence[Evaluation]) -> Evaluation:

@@ -72,8 +72,9 @@ class Tally:
                     self._add_confidences(tile, truth, predicted)
 
             yield add
-        self.per_block += (found := blocks.named(name))
-        self.per_scene[name] = sum((block.counts for block in found), Confusion.empty(len(self.names)))
+            # Before those who watch end, whose files may fail.
+            self.per_block += (found := blocks.named(name))
+            self.per_scene[name] = sum((block.counts for block in found), Confusion.empty(len(self.names)))
 
     @property
     def counted(self) -> int:

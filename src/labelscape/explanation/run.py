@@ -35,7 +35,7 @@ from labelscape.explanation.windows import Windows, network_of
 from labelscape.files import check_new, check_path, stem_of, written_whole
 from labelscape.maps.request import MapRequest, request_for
 from labelscape.nets.blocks import Network
-from labelscape.progress import bar
+from labelscape.progress import bar, told_where_lost
 from labelscape.scenes.files import Source
 from labelscape.scenes.scene_list import SceneList
 from labelscape.scoring.devices import float32_in, pick_device
@@ -181,7 +181,9 @@ def _explained(
         raise BadInput(f"No analysis suits {look.checkpoint.network}: {_reasons(not_suited)}.")
     seen = tuple(one.named(look.names) for one in look.windows)
     made = Explanation(paths, seen, found, not_suited, tuple(notes), _facts(look))
-    _write(made, look, overwrite)
+    # Minutes of looking: the answers are worth more than their page.
+    with told_where_lost(lambda: (f"{name}: {one.lead}" for name, one in found.items())):
+        _write(made, look, overwrite)
     return made
 
 

@@ -30,7 +30,7 @@ from labelscape.evaluation.places import Places, write_places
 from labelscape.files import new_files
 from labelscape.labels.rules import SETTINGS
 from labelscape.legend import Legend
-from labelscape.progress import print_line
+from labelscape.progress import told_where_lost
 from labelscape.rasters.creation import Given, of_folder
 from labelscape.scenes.files import Source, as_path, is_local, source_paths
 from labelscape.scenes.mosaic import open_scene
@@ -257,14 +257,9 @@ def _placed(found: Evaluation, places: Places, title: str, part: str | None, ove
     found = replace(found, distances=places.distances)
     if places.distances.warning:
         found = replace(found, notes=(*found.notes, places.distances.warning))
-    try:
+    # A disk that fills up with the last file: the scores took hours.
+    with told_where_lost(lambda: measure.scores_so_far(found, len(found.per_scene))):
         _write(found, places, title, f"{part or 'all'} labels of {_counted(len(found.per_scene))}", overwrite)
-    except LabelscapeError:
-        # A disk that fills up with the last file: the scores took hours.
-        scores = {"mIoU": found.metrics["mean_iou"], "OA": found.metrics["overall_accuracy"]}
-        said = ", ".join(f"{name} {100 * score:.2f} %" for name, score in scores.items() if score is not None)
-        print_line(f"scored before its files failed: {said} of {found.confusion.labelled:,} labelled pixels")
-        raise
     return found
 
 

@@ -18,6 +18,7 @@ from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.nets.catalog import check_weights
 from labelscape.nets.tables import Row
+from labelscape.progress import told_where_lost
 from labelscape.training.leader import Leader, leading
 from labelscape.training.outputs import checkpoint_path
 from labelscape.training.papers import Tiles
@@ -287,8 +288,9 @@ def score_row(run: _Run, plan: Plan, place: Path, scorable: bool) -> dict[str, A
 
     def scored() -> dict[str, Any]:
         found = score(plan, targets) if scorable else {"metrics": {}, "scored_on": ""}
-        with written_whole(finished, overwrite=True) as file:
-            file.write_text(json.dumps({"settings": settings, **found}, indent=1))
+        with told_where_lost(lambda: [f"{finished}: {json.dumps(found)}"]):
+            with written_whole(finished, overwrite=True) as file:
+                file.write_text(json.dumps({"settings": settings, **found}, indent=1))
         return {"settings": settings, **found}
 
     return run.leader(scored)
