@@ -211,6 +211,15 @@ def test_examples_in_the_help_are_commands_without_holes(run_cli):
         assert not [line for line in example if "  " in line], verb.NAME
 
 
+def test_arguments_in_the_help_are_bracketed_once(run_cli):
+    from labelscape.cli import VERBS
+
+    # Typer brackets an argument's name and adds the dots, so a name of its own has neither.
+    for verb in VERBS:
+        usage = run_cli(verb.NAME, "--help")[1].split("\n\n")[0]
+        assert "[[" not in usage and "...}" not in usage and "...]" not in usage, usage
+
+
 def test_a_target_among_the_inputs_is_told_its_option(run_cli):
     code, _, talk = run_cli("export", "m.safetensors", "m.onnx")
     assert code == 2 and "(m.onnx). What is written is named with --out" in talk

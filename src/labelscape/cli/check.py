@@ -48,7 +48,7 @@ WorkersAsked = Annotated[
 @grouped
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
-    scenes: Annotated[list[str], typer.Argument(metavar="SCENE...", help=f"{SCENE} {LISTS}")],
+    scenes: Annotated[list[str], typer.Argument(metavar="SCENE", help=f"{SCENE} {LISTS}")],
     *,
     each: Each = False,
     extras: Extras,

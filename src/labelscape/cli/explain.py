@@ -108,7 +108,7 @@ class Which:
 @grouped
 def run(
     model: Annotated[Path, typer.Argument(help="Checkpoint.")],
-    scenes: Annotated[list[str], typer.Argument(metavar="SCENE...", help=f"{SCENE} {LISTS}")],
+    scenes: Annotated[list[str], typer.Argument(metavar="SCENE", help=f"{SCENE} {LISTS}")],
     *,
     each: Each = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the page, the numbers and the arrays.")],

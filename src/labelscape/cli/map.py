@@ -114,7 +114,7 @@ Again = Annotated[
 def run(
     ctx: typer.Context,
     model: Annotated[Path | None, typer.Argument(help="Checkpoint.")] = None,
-    scenes: Annotated[list[str] | None, typer.Argument(metavar="[SCENE]...", help=f"{SCENE} {LISTS}")] = None,
+    scenes: Annotated[list[str] | None, typer.Argument(metavar="SCENE", help=f"{SCENE} {LISTS}")] = None,
     *,
     each: Each = False,
     out: Annotated[Path, typer.Option("--out", help="Folder for the map's files.")],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Rasters = Annotated[
     list[str],
     typer.Argument(
-        metavar="RASTER...",
+        metavar="RASTER",
         help="A class map (one band of class values, 255 = nodata), then the file to write (OUT). With --out "
         f"any number of them, and folders of class maps. {LISTS}",
     ),

@@ -217,7 +217,7 @@ class Corrected:
 Images = Annotated[
     Texts | None,
     typer.Argument(
-        metavar="[IMAGES]...",
+        metavar="IMAGES",
         help="Scenes: files, folders (or a,b,c) of bands or tiles, STAC items; or one folder with "
         "images/ and labels/.",
     ),
