@@ -25,14 +25,19 @@ def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     # The first step ended after 40 s, the second after 60.
     assert lines[0] == "train: 1 of 3 steps loss 0.5, 80 s left"
-    assert lines[1] == "train: 2 of 3 steps (at 1) loss 0.5, 30 s left"
+    assert lines[1] == "train: 2 of 3 steps at 1: loss 0.5, 30 s left"
     assert lines[2].startswith("train: 2 steps in ") and lines[-1].startswith("map: 1 tile in ")
 
 
-def test_large_numbers_are_written_as_in_tables(capsys):
+def test_large_numbers_are_written_as_in_tables(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with progress.bar("score", 110_043, "labelled pixels") as tick:
-        tick(110_043)
-    assert capsys.readouterr().err.startswith("score: 110,043 labelled pixels in ")
+        tick(4_000)
+        tick(106_043)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("score: 4,000 of 110,043 labelled pixels")
+    assert lines[-1].startswith("score: 110,043 labelled pixels in ")
 
 
 def test_the_first_of_many_units_says_nothing_of_the_rest(capsys, monkeypatch):
