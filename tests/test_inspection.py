@@ -258,6 +258,15 @@ def test_a_review_file_says_how_many_areas_are_answered_and_what_to_do(tmp_path)
     assert f"--corrections {path}" in rows(found)["use"] and "COLUMN" not in rows(found)["use"]
 
 
+def test_polygons_name_only_options_that_they_need(tmp_path):
+    w = world.make(tmp_path, 40, 40)
+    use = rows(info(world.rectangle(w, tmp_path / "area.geojson", 0, 0, 8, 8)))["use"]
+    # Without a column there is no class to choose, and with one layer no layer.
+    assert "--area FILE" in use and "--background" in use and "COLUMN" not in use
+    use = rows(info(world.label_polygons(w, tmp_path / "fields.gpkg")))["use"]
+    assert "--class-column COLUMN" in use and "--layer" not in use
+
+
 def test_polygons_of_others_and_lost_files_of_a_shapefile(tmp_path):
     w = world.make(tmp_path, 40, 40)
     path = world.label_polygons(w, tmp_path / "fields.shp")

@@ -48,11 +48,20 @@ def polygons(path: Path) -> Info | None:
         )
     else:
         made_here = "areas of a map: open them in QGIS, which takes the colours from the file; or "
-        card["use"] = (made_here if own else "") + (
-            "labels for training: labelscape train SCENE --labels FILE --class-column COLUMN --layer LAYER"
-        )
+        card["use"] = (made_here if own else "") + _use(layers)
     table = [line for layer in layers for line in ("", *_as_text(layer))][1:]
     return Info("polygons", str(path), facts, lines(card, table))
+
+
+def _use(layers: list[dict[str, Any]]) -> str:
+    """What the polygons are good for: without columns they are of one class."""
+    if not any(layer["columns"] for layer in layers):
+        return (
+            "an area of interest: labelscape map MODEL SCENE --area FILE; or labels of one class: labelscape "
+            "train SCENE --labels FILE --background other"
+        )
+    layer = " --layer LAYER" if len(layers) > 1 else ""
+    return f"labels for training: labelscape train SCENE --labels FILE --class-column COLUMN{layer}"
 
 
 def _layers(path: Path) -> tuple[str, list[dict[str, Any]], list[str]]:
@@ -169,7 +178,7 @@ def _as_text(layer: dict[str, Any]) -> list[str]:
         "geometry": f"{layer['features']:,} {layer['geometry']}",
         # A CRS without a code is given as WKT; all of it would fill the screen.
         "CRS": crs if len(crs) < 60 else f"{crs.partition(',')[0]}, ...]",
-        "columns": columns or "none: no class column",
+        "columns": columns or "none: all polygons are one class",
     }
     table = area_lines([(c["name"], c["pixels"], c["hectares"]) for c in layer["classes"]])
     return [*lines(card).splitlines(), *(["", *table] if layer["classes"] else [])]
