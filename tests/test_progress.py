@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import typer
 
@@ -11,6 +12,8 @@ from labelscape import progress
 from labelscape.cli import app
 from labelscape.cli.data_check import report
 from labelscape.datasets.doctor.findings import Finding
+from labelscape.labels.polygons import polygon_report
+from labelscape.legend import Legend
 from labelscape.progress import bar, still_at, told_where_lost
 
 
@@ -38,6 +41,13 @@ def test_large_numbers_are_written_as_in_tables(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("score: 4,000 of 110,043 labelled pixels")
     assert lines[-1].startswith("score: 110,043 labelled pixels in ")
+
+
+def test_counts_of_polygons_are_written_as_those_of_pixels():
+    names = np.array(["hut"] * 1466 + ["pond"], object)
+    lines = polygon_report(names, {"hut": 0}, np.ones(1467, bool), Legend.of_names(["hut", "other"]))
+    assert lines[0] == "hut: 1,466 polygons read, 1,466 in the scene, 0 outside -> hut"
+    assert lines[1] == "pond: 1 polygon read, 1 in the scene, 0 outside not used"
 
 
 def test_the_first_of_many_units_says_nothing_of_the_rest(capsys, monkeypatch):

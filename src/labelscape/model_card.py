@@ -126,8 +126,8 @@ def _unfamiliar(features: Mapping) -> str:
         return ""
     learned, judged = features["pixels"]
     return (
-        f"told by features of {learned:,} training pixels and a limit of {judged:,} of the part "
-        f"{features['part']} (map --unfamiliar)"
+        f"told by distance from the features of {learned:,} training pixels; its limit is that of 99 % of "
+        f"{judged:,} pixels of the part {features['part']} (map --unfamiliar)"
     )
 
 

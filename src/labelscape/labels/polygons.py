@@ -142,7 +142,7 @@ def polygon_names(
     names = np.array([class_name(value) for value in values], dtype=object).astype(str)
     if not names.astype(bool).any():
         raise BadInput(
-            f"The column {column!r} of {source} is empty for all {count} polygons; choose another with "
+            f"The column {column!r} of {source} is empty for all {count:,} polygons; choose another with "
             "`class_column`."
         )
     return names
@@ -229,7 +229,7 @@ def _elsewhere(source: str | Path, geometries: np.ndarray, grid: Grid, scene_nam
     left, bottom, right, top = shapely.total_bounds(geometries)
     west, south, east, north = grid.bounds_of(grid.window)
     return (
-        f"None of the {len(geometries)} polygons of {source} intersects {scene_name}: in the scene's CRS "
+        f"None of the {len(geometries):,} polygons of {source} intersects {scene_name}: in the scene's CRS "
         f"the polygons cover x {left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g}, the scene x "
         f"{west:.6g} to {east:.6g}, y {south:.6g} to {north:.6g}. Check the CRS of both."
     )
@@ -237,7 +237,7 @@ def _elsewhere(source: str | Path, geometries: np.ndarray, grid: Grid, scene_nam
 
 def polygons_read(count: int) -> str:
     """How many polygons were read, as messages have it."""
-    return f"{count} polygon{'s' if count != 1 else ''} read"
+    return f"{count:,} polygon{'s' if count != 1 else ''} read"
 
 
 def polygon_report(
@@ -251,8 +251,8 @@ def polygon_report(
         mine, index = names == name, index_of.get(name, IGNORE)
         fate = "not used" if index == IGNORE else f"-> {legend.names[index]}"
         lines.append(
-            f"{name or '(no class)'}: {polygons_read(mine.sum())}, {(mine & inside).sum()} in the scene, "
-            f"{(mine & ~inside).sum()} outside {fate}"
+            f"{name or '(no class)'}: {polygons_read(mine.sum())}, {(mine & inside).sum():,} in the scene, "
+            f"{(mine & ~inside).sum():,} outside {fate}"
         )
     return lines
 
@@ -265,7 +265,7 @@ def _check_no_identifier(source: str | Path, column: str, values: np.ndarray) ->
     if len(values) > 10 and len({class_name(value) for value in values}) == len(values):
         raise BadInput(
             f"The only column of text in {source}, {column!r}, has another value for each of the "
-            f"{len(values)} polygons. If it names the class all the same, pass `class_column`."
+            f"{len(values):,} polygons. If it names the class all the same, pass `class_column`."
         )
 
 

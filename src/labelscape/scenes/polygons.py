@@ -94,7 +94,7 @@ def read_polygons(
         raise BadInput(f"{source} is empty: its layer has no features; polygons were expected.")
     if not kept.any():
         had = f" ({_counted(left_out)})" if left_out else ""
-        raise BadInput(f"{source} holds {len(kept)} features but no polygon{had}; polygons were expected.")
+        raise BadInput(f"{source} holds {len(kept):,} features but no polygon{had}; polygons were expected.")
     geometries = geometries[kept]
     attributes = {name: values[kept] for name, values in found.columns.items()}
     broken = ~shapely.is_valid(geometries)
@@ -114,7 +114,7 @@ def read_polygons(
         left_out["without a place in the scene's CRS"] = lost
     if left_out:
         notes.append(
-            f"{source}: {int(whole.sum())} of {len(kept)} features are used as polygons; left out: "
+            f"{source}: {int(whole.sum()):,} of {len(kept):,} features are used as polygons; left out: "
             f"{_counted(left_out)}"
         )
     return Polygons(geometries[whole], {name: v[whole] for name, v in attributes.items()}, tuple(notes))
@@ -192,7 +192,7 @@ def _projected(geometries: np.ndarray, crs: str, grid: Grid, source: str | Path 
     if (shapely.is_missing(found) | shapely.is_empty(found)).all():
         left, bottom, right, top = shapely.total_bounds(geometries)
         raise BadInput(
-            f"None of the {len(geometries)} polygons of {source} has a place in the scene's CRS "
+            f"None of the {len(geometries):,} polygons of {source} has a place in the scene's CRS "
             f"({grid.crs.to_string()[:60]}): the file declares {name_of(crs)}, and its coordinates are x "
             f"{left:.9g} to {right:.9g}, y {bottom:.9g} to {top:.9g}. Check the file's CRS; GeoJSON "
             "that names none is in degrees (WGS 84)."

@@ -68,7 +68,7 @@ def check_polygons(
     nameless = int((names == "").sum())
     if nameless:
         column = class_column(source, attributes, rules)
-        text = f"{nameless} of {len(names)} polygons have no value in {column!r}; they are not used."
+        text = f"{nameless:,} of {len(names):,} polygons have no value in {column!r}; they are not used."
         fuller = fuller_columns(attributes, column)
         other = f", or choose another `class_column`: full are {', '.join(fuller)}" if fuller else ""
         findings.append(Finding("no-class", "warning", where, text, f"Give them a class{other}."))
@@ -82,10 +82,10 @@ def _of_class(where: str, name: str, fate: Counter[str], scene_name: str, *, use
     """What became of the polygons of one class."""
     read, burned = fate.total(), fate["burned"]
     text = (
-        f"{name}: {polygons_read(read)}, {burned} rasterized, {fate['outside']} outside {scene_name}, "
-        f"{fate['small']} too small to contain a pixel's centre"
+        f"{name}: {polygons_read(read)}, {burned:,} rasterized, {fate['outside']:,} outside {scene_name}, "
+        f"{fate['small']:,} too small to contain a pixel's centre"
     )
-    text += f", {fate['hidden']} covered by later polygons" if fate["hidden"] else ""
+    text += f", {fate['hidden']:,} covered by later polygons" if fate["hidden"] else ""
     text += "" if used else "; the class is not used"
     lost = fate["small"] + fate["hidden"]
     if used and not burned:
@@ -107,7 +107,7 @@ def _away(source: VectorSource, geometries: np.ndarray, grid: Grid, scene_name: 
 
     scene_box, text = (
         shapely.box(*grid.bounds_of(grid.window)),
-        f"None of the {len(geometries)} polygons intersects {scene_name}: in its CRS they",
+        f"None of the {len(geometries):,} polygons intersects {scene_name}: in its CRS they",
     )
     left, bottom, right, top = (float(x) for x in shapely.total_bounds(geometries))
     west, south, east, north = shapely.bounds(scene_box)
