@@ -56,7 +56,7 @@ def test_corrections_and_features_of_training_are_on_the_card():
     card = model_card(about)
     assert card["corrected by"] == "37 areas of r.gpkg, 1,234 of 5,000 pixels had another class"
     assert card["unfamiliar input"].startswith(
-        "told by distance from the features of 65,536 training pixels; its limit is that of 99 % of 4,000 pixels"
+        "told by distance from the features of 65,536 training pixels; its limit is that of 99 % of 4,000"
     )
 
 

@@ -19,8 +19,7 @@ NAME = "mosaic"
 Maps = Annotated[
     list[str],
     typer.Argument(
-        metavar="MAP",
-        help="Class maps (_class.tif), folders of them, globs in quotes, lists, or a job.gpkg.",
+        metavar="MAP", help="Class maps (_class.tif), folders of them, globs in quotes, lists, or a job.gpkg."
     ),
 ]
 Method = Annotated[
