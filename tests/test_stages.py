@@ -1,6 +1,7 @@
 """What takes the time of a map: every second once, and a trace that other programs open."""
 
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -116,3 +117,47 @@ def test_a_map_is_profiled_and_the_same(tmp_path, run_cli):
     code, _, talk = run_cli(*asked, "--out", tmp_path / "four", "--profile")
     assert code and "there is a folder of this name" in talk
     assert not (tmp_path / "four" / "scene_class.tif").exists()
+
+
+def test_what_runs_at_the_same_time_has_a_track_of_its_own():
+    """Perfetto drops a span that overlaps another one of its track and is not within it."""
+    profile = Profile()
+    profile.spans = [
+        Span("a", "finish", 0.0, 2.0, 0.0, 11),
+        Span("b", "finish", 1.0, 2.0, 0.0, 12),
+        Span("within", "finish", 2.9, 0.1, 0.0, 12),
+        # A pool after the first.
+        Span("c", "finish", 2.5, 3.0, 0.0, 13),
+        Span("r", "read", 0.0, 1.0, 0.0, 14),
+    ]
+    events = profile.trace()["traceEvents"]
+    names = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M"}
+    tracks = {e["name"]: names[e["tid"]] for e in events if e["ph"] == "X"}
+    assert tracks == {"a": "finish", "b": "finish 2", "within": "finish 2", "c": "finish", "r": "read"}
+
+
+def test_all_spans_of_real_threads_are_nested_or_apart():
+    barrier = threading.Barrier(3)
+
+    def work(_):
+        barrier.wait()
+        for _ in range(20):
+            with stage("outer"), stage("middle"), stage("inner"):
+                pass
+
+    with profiled() as profile:
+        for _ in range(2):
+            with ThreadPoolExecutor(3, thread_name_prefix="work") as pool:
+                list(pool.map(work, range(3)))
+    events = profile.trace()["traceEvents"]
+    assert [e["args"]["name"] for e in events if e["ph"] == "M"] == ["main", "work", "work 2", "work 3"]
+    spans = [e for e in events if e["ph"] == "X"]
+    assert len(spans) == 2 * 3 * 20 * 3
+    for track in {e["tid"] for e in spans}:
+        open_until: list[int] = []
+        for e in (e for e in spans if e["tid"] == track):
+            start, end = round(1000 * e["ts"]), round(1000 * e["ts"]) + round(1000 * e["dur"])
+            while open_until and open_until[-1] <= start:
+                open_until.pop()
+            assert not open_until or end <= open_until[-1]
+            open_until.append(end)

@@ -4,11 +4,12 @@ table and as a trace. Without a `Profile` a stage costs a microsecond.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,13 +17,16 @@ MAIN = "main"
 
 
 class Span(NamedTuple):
-    """One run of a stage: seconds since the profile began, and of those the seconds of stages within it."""
+    """One run of a stage: seconds since the profile began, and of those the seconds of stages within it.
+    `worker` is the thread itself, of those that share a name.
+    """
 
     stage: str
     thread: str
     start: float
     seconds: float
     inner: float
+    worker: int = 0
 
 
 class Profile:
@@ -45,11 +49,11 @@ class Profile:
             took, inner = time.perf_counter() - start, stack.pop()
             if stack:
                 stack[-1] += took
-            # Appending is atomic; pools number their threads, which are one after the other.
+            # Appending is atomic; pools number their threads.
             thread = threading.current_thread()
             shown = thread.name.rpartition("_")[0] or thread.name
             shown = MAIN if thread is threading.main_thread() else shown
-            self.spans.append(Span(name, shown, start - self._began, took, inner))
+            self.spans.append(Span(name, shown, start - self._began, took, inner, thread.ident or 0))
 
     def end(self) -> None:
         self.seconds = time.perf_counter() - self._began
@@ -81,25 +85,48 @@ class Profile:
         """As JSON values of the Trace Event Format, which https://ui.perfetto.dev and chrome://tracing open:
         times are microseconds.
         """
-        threads = list(dict.fromkeys([MAIN, *(span.thread for span in self.spans)]))
-        process = os.getpid()
+        tracks, process = _tracks(self.spans), os.getpid()
         names = [
             {"ph": "M", "name": "thread_name", "pid": process, "tid": number, "args": {"name": name}}
-            for number, name in enumerate(threads)
+            for number, name in enumerate(dict.fromkeys([MAIN, *tracks.values()]))
         ]
-        events = [
-            {
-                "ph": "X",
-                "name": span.stage,
-                "cat": "map",
-                "pid": process,
-                "tid": threads.index(span.thread),
-                "ts": round(span.start * 1e6, 1),
-                "dur": round(span.seconds * 1e6, 1),
-            }
-            for span in sorted(self.spans, key=lambda one: one.start)
-        ]
+        numbers = {one["args"]["name"]: one["tid"] for one in names}
+        events = []
+        # Of two that start together the outer one first, as viewers nest them.
+        for span in sorted(self.spans, key=lambda one: (one.start, -one.seconds)):
+            # Whole nanoseconds of both ends: what lies within another span must not end after it.
+            start, end = (round(1e9 * t) for t in (span.start, span.start + span.seconds))
+            track = numbers[tracks[span.thread, span.worker]]
+            events.append(
+                {
+                    "ph": "X",
+                    "name": span.stage,
+                    "cat": "map",
+                    "pid": process,
+                    "tid": track,
+                    "ts": start / 1000,
+                    "dur": (end - start) / 1000,
+                }
+            )
         return {"traceEvents": [*names, *events], "displayTimeUnit": "ms"}
+
+
+def _tracks(spans: Sequence[Span]) -> dict[tuple[str, int], str]:
+    """Name of the track of each thread: viewers drop what overlaps on a track and is not nested. Threads of
+    one name share a track where one begins after the other has ended, as those of one pool after another.
+    """
+    times: dict[tuple[str, int], tuple[float, float]] = {}
+    for span in spans:
+        key, end = (span.thread, span.worker), span.start + span.seconds
+        start, last = times.get(key, (span.start, end))
+        times[key] = min(start, span.start), max(last, end)
+    found: dict[tuple[str, int], str] = {}
+    free: dict[str, float] = {}
+    for key, (start, end) in sorted(times.items(), key=lambda item: item[1]):
+        names = (key[0] if n == 1 else f"{key[0]} {n}" for n in itertools.count(1))
+        track = next(name for name in names if free.get(name, 0.0) <= start)
+        found[key], free[track] = track, end
+    return found
 
 
 # Of the process, not of a thread: readers and writers have threads of their own.
