@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from interrupted import stopped_after_a_tile
 import labelscape as ls
 from labelscape.errors import BadFile
 from labelscape.evaluation.confusion import count
-from labelscape.grid import Window
+from labelscape.grid import Grid, Window
 from labelscape.maps.layout import blocks_for, in_words
+from labelscape.maps.plan import cost
+from labelscape.maps.request import MapRequest
 from labelscape.maps.work import share_stored
 from labelscape.progress import heard_by
 from labelscape.scenes.array import ArrayScene
@@ -29,6 +32,7 @@ from labelscape.scoring.stitch import image_shapes, plan_for, score_tiles
 
 PIXELS = np.random.default_rng(0).integers(500, 9000, (3, 173, 251)).astype(np.uint16)
 BLENDED = {"tile_size": 64, "overlap": 16, "blend": "hann"}
+GRID = Grid(world.UTM, world.NORTH_UP, 8000, 8000)
 SCALES = (0.5, 0.75, 1.0, 1.3)
 
 
@@ -336,3 +340,20 @@ def test_a_tile_without_data_is_passed_over_in_the_estimate():
     plan, scene = plan_for(scorer_of(), ArrayScene(PIXELS), tile_size=64, blend="none"), ArrayScene(PIXELS)
     scene.may_hold = lambda window: window.left < 60
     assert len(plan) == 1 and 0.1 < share_stored(scene, plan) < 0.6
+
+
+def test_memory_is_bounded_at_large_scales_and_known_at_small_ones():
+    """Ten times as many pixels a side are a hundred times as many probabilities."""
+
+    def planned(scales):
+        scorer, scene = scorer_of(scales), Mock(grid=GRID, around=GRID.window, dtype=np.dtype("uint16"))
+        plan = plan_for(scorer, scene, tile_size=512, overlap=64, blend="hann")
+        told = cost(scorer, scene, plan, (), request=MapRequest(engine="torch"), minutes=None)
+        return plan, told.ram
+
+    (once, usual), (double, more), (large, most) = (planned((1.0, s)) for s in (1.5, 2.0, 10.0))
+    assert once.core == double.core == 4000 and most < 2 * more < 4 * usual
+    assert 3 * large.core**2 * 100 <= 4.1 * scales.BLOCK_VALUES
+    # A tile of 512 pixels is made of 5120 x 5120.
+    _, ram = planned((0.1,))
+    assert ram > planned((0.5,))[1] + 0.9 * 5120**2 * 3 * 6 - 2**28

@@ -66,14 +66,19 @@ def seconds_of_map(
     # Of the tiles that are read some hold no valid pixel; they are read and passed over.
     stored = share_stored(scene, tiles)
     full = min(stored, looked.share)
+    read = predicted
     if tiles.scaled:
+        # Tiles of a small scale are made of many pixels of the scene; each network reads them for itself.
+        shares = sum(forward_share(one) for one in tiles.scaled)
+        read = len(scorer.members) * shares * scene.grid.window.pixels
         # A pixel takes about as long at every scale.
         shown, scorer = tiles.shown, scorer.at_one_scale
         tiles = replace(tiles, core=shown.core, halo=shown.halo, batch=shown.batch, scaled=())
     reading, network, block = _timed_tile(scorer, scene, tiles, looked)
     first, each = _timed_writing(scorer, scene, block, outputs, request)
     # An empty map is written too.
-    return predicted * (stored * reading + full * network) + first + full * each * scene.grid.window.pixels
+    made = read * stored * reading + predicted * full * network
+    return made + first + full * each * scene.grid.window.pixels
 
 
 def _looked_at(scene: Scene, bands: tuple[str, ...]) -> _Looked:

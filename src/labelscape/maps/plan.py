@@ -237,11 +237,17 @@ def cost(
         network = checked_bytes(scorer, network)
     # Beside the network's memory: one batch read ahead and scaled to float32; logits and probabilities of
     # this batch and of the one being written.
+    read = pixels
     if tiles.scaled:
         # Of a block: logits at the largest scale, their sum, and what is being written of the one before.
         larger = max(one.ground.pixels for one in tiles.scaled) / tiles.ground.pixels
         averaged = int(math.prod(tiles.seen_shape) * classes * (16 + 4 * larger))
-    tile_bytes = averaged + pixels * (bands * (scene.dtype.itemsize + 4) + 2 * classes * 8 + 16)
+        # Of the scene: a tile of a small scale is made of many of its pixels.
+        read = max(
+            math.prod(one.seen_shape) * one.batch * tiles.ground.pixels // one.ground.pixels
+            for one in tiles.scaled
+        )
+    tile_bytes = averaged + read * bands * (scene.dtype.itemsize + 4) + pixels * (2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
     kept = 0.0 if on_gpu else KEPT if tiles.count > 1 else KEPT_OF_ONE
     ram = _process_bytes(scorer) + GDAL_CACHE_BYTES + tile_bytes + int(kept * network)

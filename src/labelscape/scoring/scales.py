@@ -20,6 +20,10 @@ BLOCK_VALUES = 2**26
 """Probabilities, of all classes and pixels, that are averaged over the scales at once (ours: 256 MiB, a
 picture of 2048 x 1024 pixels with 19 classes and more).
 """
+MOST_LARGER = 4
+"""Times as many may be predicted for them at the largest scale (ours: at twice the size): blocks are smaller
+where a scale is larger.
+"""
 
 
 def scaled_ground(ground: Window, scale: float) -> Window:
@@ -33,9 +37,11 @@ def block_plan(whole: Window, around: Window, scaled: Sequence[TilePlan], classe
     where they are few.
     """
     longest = max(around.shape)
+    larger = max(1.0, max(plan.ground.pixels for plan in scaled) / around.pixels / MOST_LARGER)
     # Blocks of less than two tiles would predict most tiles several times.
-    side = max(math.isqrt(BLOCK_VALUES // classes), 2 * max(plan.largest for plan in scaled))
-    if classes * around.pixels <= BLOCK_VALUES or side >= longest:
+    least = 2 * max(plan.largest for plan in scaled)
+    side = math.ceil(max(math.sqrt(BLOCK_VALUES / classes / larger), least / math.sqrt(larger)))
+    if classes * larger * around.pixels <= BLOCK_VALUES or side >= longest:
         side = longest
     # All of about one size: a narrow last block would be tiles at its border alone.
     side = math.ceil(longest / math.ceil(longest / side))
