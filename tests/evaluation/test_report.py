@@ -177,7 +177,7 @@ def test_numbers_of_the_scores(full):
     assert iou_f1[0] == ["", "IoU", "F1", ""]
     assert ua_pa[0] == ["", "UA", "PA", ""]
     for table, keys in ((iou_f1, ("iou", "f1")), (ua_pa, ("precision", "recall"))):
-        assert table[1] == ["class", *(m.name for m in models), *(m.name for m in models), "support"]
+        assert table[1] == ["class", *(m.name for m in models), *(m.name for m in models), "labelled pixels"]
         for i, name in enumerate(NAMES):
             assert table[2 + i] == [
                 name,
@@ -188,10 +188,10 @@ def test_numbers_of_the_scores(full):
 
 def test_one_model_has_one_table_and_many_models_one_table_per_measure():
     (single,) = per_class_tables(full_report(models=("mlp",)).scores)
-    assert single.heads == ("IoU", "F1", "UA", "PA", "support")
+    assert single.heads == ("IoU", "F1", "UA", "PA", "labelled pixels")
     many = per_class_tables(full_report(models=tuple("abcdef")).scores)
     assert [table.groups for table in many] == [("IoU",), ("F1",), ("UA",), ("PA",)]
-    assert all(table.heads == (*"abcdef", "support") for table in many)
+    assert all(table.heads == (*"abcdef", "labelled pixels") for table in many)
 
 
 def test_the_best_model_is_marked_and_ties_as_printed():

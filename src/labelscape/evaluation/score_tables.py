@@ -56,7 +56,7 @@ def overall_table(scores: Sequence[ModelScores]) -> ScoreTable | None:
 
 
 def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
-    """IoU, F1, UA, PA and support of every class: one table for one model; for more, two or four that
+    """IoU, F1, UA, PA and labelled pixels of every class: one table for one model; for more, two or four that
     still fit on a page.
     """
     if not scores:
@@ -84,7 +84,7 @@ def per_class_tables(scores: Sequence[ModelScores]) -> list[ScoreTable]:
         heads = (
             tuple(s.name for _ in keys for s in scores) if several else tuple(measures[key] for key in keys)
         )
-        tables.append(ScoreTable(groups, (*heads, "support"), tuple(rows)))
+        tables.append(ScoreTable(groups, (*heads, "labelled pixels"), tuple(rows)))
     return tables
 
 
