@@ -11,6 +11,7 @@ from labelscape.errors import BadOption, UnknownName
 from labelscape.evaluation import kept as kept_classes
 from labelscape.evaluation import objects
 from labelscape.evaluation.objects import ObjectCounts, border_counts, count_objects, match
+from labelscape.evaluation.text import print_objects
 
 TOUCHING = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)]
 
@@ -91,6 +92,15 @@ def test_scores_of_hand_made_objects():
     assert exact.boundary_f1 == 1.0 == close.boundary_f1
     # Bands of 1 pixel: 36 each; the two rows share 9 pixels each, and columns do not meet.
     assert close.boundary_iou == pytest.approx(18 / (72 - 18))
+
+
+def test_an_object_that_is_found_may_be_right_in_another_group_which_is_said(capsys):
+    kept = np.ones((2, 20, 20), np.uint8)
+    kept[0, 5:10, 5:10] = kept[1, 5:10, 5:11] = 2  # 25 true pixels, 30 predicted
+    found = count_objects(kept, 1, "b", 2)
+    assert found.found.tolist() == [1, 0, 0, 0, 0] and found.right.tolist() == [0, 1, 0, 0, 0]
+    print_objects([found])
+    assert objects.GROUPED in capsys.readouterr().out
 
 
 def test_borders_are_those_of_loops_over_pixels_and_windows_do_not_matter(monkeypatch):

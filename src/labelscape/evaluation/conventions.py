@@ -190,7 +190,7 @@ def _without(pooled: Confusion, names: Sequence[str], clutter: Collection[str]) 
         _line(
             f"mean F1, {left} masked",
             mean(f1(masked)[kept]),
-            f"pixels whose truth is {left} are left out as places",
+            f"pixels whose truth is {left} are not scored, whatever is predicted there",
             "ISPRS Vaihingen in other papers",
         ),
         _line(
@@ -208,7 +208,7 @@ def _without(pooled: Confusion, names: Sequence[str], clutter: Collection[str]) 
         _line(
             f"mIoU, {left} masked",
             mean(iou(masked)[kept]),
-            f"pixels whose truth is {left} are left out as places",
+            f"pixels whose truth is {left} are not scored, whatever is predicted there",
             "mmsegmentation reduce_zero_label, cityscapesScripts ignoreInEval",
         ),
     ]

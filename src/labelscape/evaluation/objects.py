@@ -29,6 +29,10 @@ from labelscape.grid import Window
 
 SIZES = (25, 100, 400, 1600)
 """Upper bounds in pixels of the groups of sizes (ours); a last group holds larger objects."""
+GROUPED = (
+    "true and found ones are grouped by the true object's size, predicted and right ones by the predicted's"
+)
+"""What is said beside a table of sizes: an object that was found may be right in another group."""
 LEAST_IOU = 0.5
 STRIP = 1 << 22
 """Pixels of a strip: memory grows with the number of objects, not with the scene."""

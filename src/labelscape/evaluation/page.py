@@ -12,7 +12,7 @@ import numpy as np
 from labelscape.evaluation.counts import Evaluation
 from labelscape.evaluation.figures import reliability_figure, steps_figure
 from labelscape.evaluation.metrics import DEFINITIONS
-from labelscape.evaluation.objects import ObjectCounts
+from labelscape.evaluation.objects import GROUPED, ObjectCounts
 from labelscape.evaluation.paths import PathCounts
 from labelscape.evaluation.places import Places, ranked, wrong_of
 from labelscape.evaluation.printed import scene_rows
@@ -101,7 +101,9 @@ def _sections(found: Evaluation, places: Places | None) -> Iterator[Section]:
     if found.objects:
         parts = tuple(_object_part(one) for one in found.objects)
         yield Section(
-            "Objects", ("A true and a predicted object match where their IoU is 0.5 or more.",), parts=parts
+            "Objects",
+            (f"A true and a predicted object match where their IoU is 0.5 or more; {GROUPED}.",),
+            parts=parts,
         )
     if found.topology:
         yield _topology(found.topology)

@@ -207,18 +207,21 @@ def print_objects(found: Sequence[ObjectCounts], *, console: Console | None = No
     from rich.console import Console
     from rich.table import Table
 
+    from labelscape.evaluation.objects import GROUPED
+
     console = console or Console()
     for one in found:
         facts = one.to_dict()
         title = f"objects of {printable(one.name)}, matched at IoU 0.5"
         table = Table("pixels", "true", "found", "predicted", "right", title=title)
         for row in facts["by_size"]:
-            size = "larger" if row["up_to_pixels"] is None else f"up to {row['up_to_pixels']}"
+            size = "larger" if row["up_to_pixels"] is None else f"up to {row['up_to_pixels']:,}"
             table.add_row(size, *(f"{row[key]:,}" for key in ("truth", "found", "predicted", "right")))
         print_whole(console, table)
         said = {
             key: percent(facts[key]) for key in ("precision", "recall", "f1", "boundary_f1", "boundary_iou")
         }
+        print(f"({GROUPED})")
         print(f"objects: precision {said['precision']} %, recall {said['recall']} %, F1 {said['f1']} %")
         within = f"borders, within {one.tolerance} pixel{'s' * (one.tolerance != 1)}"
         # Where labels seldom meet, a score is of a handful of pixels.
