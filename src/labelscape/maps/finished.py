@@ -89,7 +89,7 @@ def _made_with(run: dict[str, Any], request: MapRequest, models: Sequence[Checkp
 
 def _made_of(run: dict[str, Any], source: Source, files: Sequence[str]) -> bool:
     now = json.loads(json.dumps(Watched.of(files).named()))
-    # Files on servers have no stamps: there the address has to do.
+    # Where none has a stamp the address has to do.
     return run["scene_files"] == now and (
         bool(now) or run["scene"] == json.loads(json.dumps(source_paths(source)))
     )

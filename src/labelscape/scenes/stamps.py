@@ -7,9 +7,11 @@ scenes would be joined to one map without an error.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
 import xml.etree.ElementTree as xml
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import rasterio
 
 from labelscape.errors import BadFile
 from labelscape.scenes.containers import folder_of
-from labelscape.scenes.files import READ_FAILURES, gdal, is_local
+from labelscape.scenes.files import READ_FAILURES, gdal, is_local, open_raster
 
 SAMPLES, SAMPLE = 16, 2**16
 """Places of a file that are compared, and bytes of each (ours): 1 MiB is read of a file of any size."""
@@ -26,6 +28,14 @@ MANY = 1000
 SHAPEFILE = (".shx", ".dbf", ".prj", ".cpg")
 NO_RASTERS = {".json", ".geojson", ".gpkg", ".fgb", ".xml", ".tfw", *SHAPEFILE}
 """Files that are read with no others, or not as rasters."""
+ON_SERVERS = re.compile("://|/vsi(?:curl|s3|gs|az|adls|oss|swift|webhdfs|hdfs)[/_?]")
+"""In names of rasters on servers, also of members of an archive there."""
+MOST_SERVED = 64
+"""Rasters on servers that are compared of one scene (ours): each takes a few requests."""
+SAMPLE_PIXELS = 2**22
+"""Pixels of an overview or a block above which it is no sample of a raster on a server (ours)."""
+LOSSY = {"jpeg", "ycbcr jpeg", "webp", "jxl", "lerc", "lerc_deflate", "lerc_zstd", "jpeg2000"}
+"""Compressions whose pixels depend on the library that decodes them."""
 ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/", "/vsisubfile/")
 
 Stamp = tuple[int, int, str]
@@ -42,11 +52,11 @@ class Watched:
     @classmethod
     def of(cls, rasters: Iterable[str]) -> Watched:
         rasters = tuple(rasters)
-        return cls(rasters, stamps(rasters))
+        return cls(rasters, stamps(rasters, served=True))
 
     def changed(self) -> list[str]:
         """What has changed since, as `changes` says it."""
-        return changes(self.stamps, stamps(self.rasters))
+        return changes(self.stamps, stamps(self.rasters, served=True))
 
     def named(self) -> list[list[str | int | None]]:
         """[name without folder, *stamp] of each file, as JSON values: what tells whether it is the same
@@ -63,13 +73,15 @@ class Watched:
             )
 
 
-def stamps(rasters: Iterable[str]) -> dict[str, Stamp | None]:
+def stamps(rasters: Iterable[str], *, served: bool = False) -> dict[str, Stamp | None]:
     """Every local file that these rasters are read from -> its stamp; None for one that is missing.
 
     The rasters themselves and all that GDAL reads with them: masks, overviews, side files (.msk, .ovr,
     .aux.xml, .tfw) and the sources of virtual rasters, also where those are virtual rasters; of a vector file
-    all its parts. Paths are resolved: the same scene by another path has the same stamps. Files on servers
-    are not in it.
+    all its parts. Paths are resolved: the same scene by another path has the same stamps. With `served` also
+    the rasters among them that are on servers (at most MOST_SERVED), by what they tell of themselves and a
+    sample of their pixels, under their address without its query, which may be a key that changes. GDAL keeps
+    what it has read of them: a process does not see that one was replaced.
     """
     found: dict[str, Stamp | None] = {}
     waiting = list(rasters)[::-1]
@@ -81,6 +93,9 @@ def stamps(rasters: Iterable[str]) -> dict[str, Stamp | None]:
             file = _on_disk(name)
             if file is not None and str(file) not in found:
                 found[str(file)] = _stamp(file, samples)
+            if served and file is None and ON_SERVERS.search(name) and len(found) < MOST_SERVED:
+                address = name.partition("?")[0]
+                found[name if address in found else address] = _served(name)
             more = [one for one in _read_with(name, file) if one not in seen]
             seen.update(more)
             waiting += more
@@ -169,6 +184,39 @@ def _stamp(file: Path, samples: int) -> Stamp | None:
         return None
     # 64 bits: enough against accidents, and nobody forges a file to spoil a map of their own.
     return about.st_size, about.st_mtime_ns, digest.hexdigest()[:16]
+
+
+def _served(name: str) -> Stamp | None:
+    """Of a raster on a server: its number of pixels, and a digest of its format, grid, types and a sample."""
+    try:
+        with open_raster(name) as one:
+            facts = [one.driver, *one.shape, *one.dtypes, *one.nodatavals, one.crs, *one.transform]
+            digest = hashlib.sha256(repr(facts).encode())
+            for pixels in _sample(one):
+                digest.update(pixels)
+            return math.prod(one.shape) * one.count, 0, digest.hexdigest()[:16]
+    except (*READ_FAILURES, BadFile, ValueError):
+        return None
+
+
+def _sample(one: rasterio.DatasetReader) -> Iterator[bytes]:
+    """Of its first band the smallest overview, which is of all of it; without overviews three blocks. None
+    of a lossy format.
+    """
+    kept = one.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION", "").lower()
+    if kept in LOSSY or one.driver.startswith("JP"):
+        return
+    height, width = one.shape
+    if factors := one.overviews(1):
+        shape = math.ceil(height / factors[-1]), math.ceil(width / factors[-1])
+        if math.prod(shape) <= SAMPLE_PIXELS:
+            yield one.read(1, out_shape=shape).tobytes()
+        return
+    rows, columns = one.block_shapes[0]
+    down, across = math.ceil(height / rows), math.ceil(width / columns)
+    if rows * columns <= SAMPLE_PIXELS:
+        for row, column in {(0, 0): 0, (down // 2, across // 2): 0, (down - 1, across - 1): 0}:
+            yield one.read(1, window=one.block_window(1, row, column)).tobytes()
 
 
 def _store(folder: Path) -> Stamp:

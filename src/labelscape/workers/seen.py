@@ -7,7 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from labelscape.scenes.stamps import stamps
+from labelscape.scenes.files import suffix_of
+from labelscape.scenes.stamps import NO_RASTERS, ON_SERVERS, stamps
 
 Facts = tuple[str, int | None, str]
 """Name without folder, size in bytes (None where it is missing), digest of samples of the content."""
@@ -23,12 +24,12 @@ class Seen:
     @classmethod
     def here(cls, *sources: str | tuple[str, ...] | None) -> Seen:
         """The files of these paths as this process sees them. Left out are paths that it lacks, as the
-        machine may from which a job is handed out, and those that are more than a path (a layer, an address).
+        machine may from which a job is handed out, and those that are more than a path (a layer, an item).
         """
         given = [
             path for one in sources if one is not None for path in ((one,) if isinstance(one, str) else one)
         ]
-        paths = tuple(path for path in given if Path(path).exists())
+        paths = tuple(path for path in given if Path(path).exists() or _is_raster_there(path))
         files = _facts(paths)
         return cls() if any(size is None for _, size, _ in files) else cls(paths, files)
 
@@ -46,9 +47,16 @@ class Seen:
         )
 
 
+def _is_raster_there(path: str) -> bool:
+    """Can this process read a raster on a server? An item is none, but names some."""
+    if not ON_SERVERS.search(path) or suffix_of(path) in NO_RASTERS:
+        return False
+    return None not in stamps((path,), served=True).values()
+
+
 def _facts(paths: tuple[str, ...]) -> tuple[Facts, ...]:
     # Not the times: a copy on another machine may have its own. Of a folder they make the digest.
     return tuple(
         (Path(name).name, stamp and stamp[0], stamp[2] if stamp and not Path(name).is_dir() else "")
-        for name, stamp in stamps(paths).items()
+        for name, stamp in stamps(paths, served=True).items()
     )
