@@ -148,6 +148,31 @@ def test_an_evaluation_shows_its_scores_and_equals_only_itself():
     assert "no scene" in ls.Evaluation({}, legend)._repr_html_()
 
 
+def test_each_labelled_pixel_is_equally_likely_however_few_lie_around_it(tmp_path, monkeypatch):
+    """A tile with a corner of labels counts as that corner: else the error that is printed is not that of the
+    part's pixels, which `evaluate` prints.
+    """
+    scenes, labels = [], []
+    for name, height, width in (("whole", 96, 128), ("corner", 24, 24)):
+        (folder := tmp_path / name).mkdir()
+        w = world.make(folder, 96, 128, seed=len(scenes))
+        # Wrong in the corner and right elsewhere, so that the share of each decides the error.
+        values = (w.classes + (name == "corner")).astype(np.uint8) % 3
+        values[height:], values[:, width:] = 255, 255
+        scenes.append(str(w.scene))
+        labels.append(str(world.write(folder / "l.tif", values, nodata=255)))
+    checkpoint, rules = world.tiny_checkpoint(), ls.LabelRules(legend=world.LEGEND)
+    with ls.open_dataset(scenes, labels, spec=rules) as dataset:
+        everything = ls.calibrate(checkpoint, dataset, part=None, device="cpu")
+        assert everything.pixels == 96 * 128 + 24 * 24
+        monkeypatch.setattr(verbs_calibrate, "MAX_PIXELS", 2000)
+        drawn = ls.calibrate(checkpoint, dataset, part=None, device="cpu")
+    assert drawn.pixels == 2000
+    # Four standard errors of a share of 2000 pixels.
+    assert drawn.ece_before == pytest.approx(everything.ece_before, abs=4 * 0.5 / 2000**0.5)
+    assert drawn.temperature == pytest.approx(everything.temperature, rel=0.2)
+
+
 def test_a_part_without_labels_is_refused_before_a_tile_is_predicted(tmp_path, monkeypatch):
     monkeypatch.setattr(stitch, "score_tiles", lambda *a, **k: pytest.fail("a tile was predicted"))
     w = world.make(tmp_path, 96, 128)

@@ -43,9 +43,9 @@ def run(
     """Calibrate the predicted probabilities by temperature scaling.
 
     Of the pixels with a confidence of 80 %, about 80 in 100 are then right. The temperature is fitted on
-    blocks that the network was not trained on, with at most 400,000 of their labelled pixels, sampled evenly
-    from all tiles. Classes do not change; probabilities, confidences and what
-    --reject rejects do. A second task is calibrated too, on its own labels.
+    blocks that the network was not trained on, with at most 400,000 of their labelled pixels, each equally
+    likely. Classes do not change; probabilities, confidences and what --reject
+    rejects do. A second task is calibrated too, on its own labels.
     """
     check_models([model])
     from labelscape.checkpoint import load

@@ -25,7 +25,7 @@ from labelscape.progress import bar
 from labelscape.scoring.arrays import as_numpy
 
 MAX_PIXELS = 400_000
-"""Pixels the temperature is fitted on, the same number from each tile (ours): one parameter needs no more."""
+"""Pixels the temperature is fitted on (ours): one parameter needs no more."""
 
 EXTREME = 0.2, 5.0
 """Temperatures outside of this range come from networks that learned little or memorised (ours)."""
@@ -97,8 +97,8 @@ def calibrate(
     task: str | None = None,
 ) -> Calibration:
     """Fit the temperature of a checkpoint (or its file) on the labelled pixels of a part, predicted in the
-    same tiles as in mapping. At most 400,000 of them are used, as many from each tile, drawn with a fixed
-    seed.
+    same tiles as in mapping. At most 400,000 of them are used, each equally likely, drawn with a fixed seed:
+    the errors are those of the part's pixels pooled, as `evaluate` counts them.
 
     part  "val" or "test", blocks that the network was not trained on, since it is overconfident on its
           training pixels; None or "all": all labels, for scenes that it was not trained on
@@ -158,16 +158,14 @@ def expected_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
 def _logits(
     checkpoint: Checkpoint, dataset: Dataset, part: str | None, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (P, K) float64 and classes (P,) of about MAX_PIXELS labelled pixels, drawn with a fixed seed."""
+    """Logits (P, K) float64 and classes (P,) of at most MAX_PIXELS labelled pixels."""
     from labelscape.scoring.scorer import Scorer
     from labelscape.scoring.stitch import plan_for, score_tiles
 
     scorer = Scorer.of(checkpoint, device=device)
     scenes = dataset.scenes if part is None else dataset.part(part)
     plans = [plan_for(scorer, s.scene) for s in scenes]
-    # The same number from each tile: one scene that is labelled completely must not decide for all.
-    share = max(1, MAX_PIXELS // max(1, sum(len(p) for p in plans)))
-    rng, found = np.random.default_rng(0), []
+    rng, drawn = np.random.default_rng(0), _Drawn(len(checkpoint.legend))
     with bar("calibrate", sum(len(p) for p in plans), "tiles") as tick:
         for scene, plan in zip(scenes, plans):
             # `scene=scene` binds this turn's scene: a closure would see the loop's last.
@@ -178,15 +176,41 @@ def _logits(
             for tile in score_tiles(scorer, scene.scene, plan, wanted=labelled):
                 truth = scene.read_labels(tile.window, part)
                 places = np.flatnonzero((truth != IGNORE) & tile.valid)
-                places = rng.choice(places, min(share, len(places)), replace=False)
+                keys = rng.random(len(places))
+                # Before the logits are copied: of a scene that is labelled completely few are kept.
+                places, keys = places[keys < drawn.limit], keys[keys < drawn.limit]
                 # (K, h, w) -> (K, pixels)
                 rows = as_numpy(tile.logits).reshape(len(checkpoint.legend), -1)
-                found.append((rows[:, places].T, truth.ravel()[places]))
-    # Nothing labelled: empty arrays of the right shape, so that the caller gives the reason.
-    empty = np.zeros((0, len(checkpoint.legend)), np.float32), np.zeros(0, np.uint8)
-    logits, truths = zip(*found) if found else ([empty[0]], [empty[1]])
+                drawn.add(keys, rows[:, places].T, truth.ravel()[places])
     # float64: the search compares losses that differ in the seventh digit.
-    return np.concatenate(logits).astype(np.float64), np.concatenate(truths)
+    _, logits, truths = drawn.kept()
+    return logits.astype(np.float64), truths
+
+
+class _Drawn:
+    """The MAX_PIXELS pixels of the smallest random keys: each pixel is equally likely, and none need be
+    counted before. Equally many from each tile would weigh a pixel by how few are labelled around it.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.limit = 1.0
+        """Pixels with larger keys are not among the drawn ones."""
+        self._parts = [(np.zeros(0), np.zeros((0, classes), np.float32), np.zeros(0, np.uint8))]
+
+    def add(self, keys: np.ndarray, logits: np.ndarray, truth: np.ndarray) -> None:
+        """Keys (P,), logits (P, K) and classes (P,) of the pixels of a tile."""
+        self._parts.append((keys, logits, truth))
+        if sum(len(part[0]) for part in self._parts) > 2 * MAX_PIXELS:
+            self._parts = [self.kept()]
+            self.limit = float(self._parts[0][0].max())
+
+    def kept(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Keys, logits and classes of the drawn pixels, in the order in which they came."""
+        keys, logits, truth = (np.concatenate(parts) for parts in zip(*self._parts))
+        if len(keys) <= MAX_PIXELS:
+            return keys, logits, truth
+        chosen = np.sort(np.argpartition(keys, MAX_PIXELS)[:MAX_PIXELS])
+        return keys[chosen], logits[chosen], truth[chosen]
 
 
 def _minimum(loss: Callable[[float], float]) -> float:
