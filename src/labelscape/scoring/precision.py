@@ -39,6 +39,7 @@ little of the time of a map.
 """
 LARGE = 1024
 """Side of tiles from which on one image is made of quarters of four of them: as many pixels, of four places.
+Both precisions see the same image, also a network that looks at all of it.
 """
 
 Pairs = Sequence[tuple[Scene, TilePlan]]
