@@ -13,7 +13,9 @@ from labelscape.contract.bands import band_statistics
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Window
 from labelscape.scenes import memory
+from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.raster import Scene
+from labelscape.scenes.scene_list import find_scenes
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
@@ -234,3 +236,26 @@ def test_no_thread_brings_the_warning_of_another_back(recwarn):
     thread.join()
     assert not [w for w in recwarn if w.category is NotGeoreferencedWarning]
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("2021.06", "2021.06"),
+        ("IMG_DATA", "IMG_DATA"),
+        ("S2A_MSIL1C_20170216.SAFE/GRANULE/L1C_T33UUU_A008642/IMG_DATA", "L1C_T33UUU_A008642"),
+        ("X.SAFE/GRANULE/L2A_T32TQM_A024697/IMG_DATA/R10m", "L2A_T32TQM_A024697_R10m"),
+        ("S1A_IW_GRDH_1SDV_20200101.SAFE/measurement", "S1A_IW_GRDH_1SDV_20200101"),
+        ("LC08_L2SP_193023_20210601_02_T1", "LC08_L2SP_193023_20210601_02_T1"),
+    ],
+)
+def test_a_folder_of_bands_is_called_by_what_tells_it_apart(tmp_path, folder, name):
+    """Every product of Sentinel-2 has a folder IMG_DATA: maps of two would have one name."""
+    place = tmp_path / folder
+    place.mkdir(parents=True)
+    for band in ("B02", "B03"):
+        world.write(place / f"T33_{band}.tif", np.ones((8, 8), np.uint16))
+    with Scene(place) as one, open_scene(place) as other:
+        assert one.name == other.name == name
+    (listed,) = find_scenes(place)
+    assert listed.name == name

@@ -132,7 +132,7 @@ def write_rasters(work: MapWork, tiles: Tiles) -> dict[str, Tally]:
             work.journal.save(item.window, planes)
             write(item.window, planes)
 
-        with bar(f"map {scene.name}", len(work.plan), "tiles") as tick:
+        with bar(f"map {work.stem}", len(work.plan), "tiles") as tick:
             done = one_behind(tiles(work, tick), take, tick)
             # Tiles without data were passed over: the bar must still end at its total.
             tick(len(work.plan) - done)

@@ -137,7 +137,7 @@ def _said_where_kept(work: MapWork) -> Iterator[None]:
                 tiles = (
                     f"{kept} finished tile{'s are' if kept > 1 else ' is'} kept in {journal.store.address}"
                 )
-                print_line(f"{work.scene.name}: {tiles}; the same command resumes the map")
+                print_line(f"{work.stem}: {tiles}; the same command resumes the map")
         raise
 
 

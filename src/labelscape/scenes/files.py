@@ -267,10 +267,12 @@ def suffix_of(place: str | Path) -> str:
 
 
 def stem_of_place(place: str | Path) -> str:
-    """The name of a scene by its place: the stem of a file; of a raster in a container such as
-    netcdf:a.nc:red, GTIFF_DIR:2:a.tif or HDF5:"a.h5"://x/red, also which one.
+    """The name of a scene by its place: the stem of a file; of a folder `name_of_folder`; of a raster in a
+    container such as netcdf:a.nc:red, GTIFF_DIR:2:a.tif or HDF5:"a.h5"://x/red, also which one.
     """
     text = str(place)
+    if is_local(text) and os.path.isdir(text) and not is_zarr(text):
+        return name_of_folder(text)
     found = re.fullmatch(r'[A-Za-z]\w+:(?:(\d+):)?"?(.+?\.\w+)"?(?::(.+))?', text)
     if is_local(text) or found is None or "://" in text[:12]:
         return Path(text).stem
@@ -279,6 +281,25 @@ def stem_of_place(place: str | Path) -> str:
     if which is None:
         return Path(path).stem
     return f"{Path(path).stem}_{re.sub(r'[^A-Za-z0-9.-]+', '-', which).strip('-')}"
+
+
+IN_PRODUCTS = {"img_data": "", "r10m": "_R10m", "r20m": "_R20m", "r60m": "_R60m", "measurement": ""}
+"""Folders of the same name in every product of the Sentinels, and what they add to the name of theirs."""
+PRODUCT = re.compile(r"(?:L1C|L2A|S[1-3][A-D])_\w+|.+\.(?:SAFE|SEN3)", re.IGNORECASE)
+"""Name of a product, or of a granule in it."""
+
+
+def name_of_folder(folder: str | Path) -> str:
+    """The name of a scene whose bands lie in a folder: the folder's, whole, since 2021.06 has no suffix to be
+    cut off; that of the product where every product has a folder of this name (IMG_DATA).
+    """
+    path = Path(os.path.abspath(folder))
+    more = IN_PRODUCTS.get(path.name.lower())
+    above = (one.name for one in path.parents if one.name.lower() not in IN_PRODUCTS)
+    product = next(above, "")
+    if more is None or not PRODUCT.fullmatch(product):
+        return path.name
+    return re.sub(r"\.(?:SAFE|SEN3)$", "", product, flags=re.IGNORECASE) + more
 
 
 def is_raster(file: Path) -> bool:

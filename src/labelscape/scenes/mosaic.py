@@ -19,7 +19,7 @@ import numpy as np
 from labelscape.errors import BadInput, BadOption
 from labelscape.files import check_path
 from labelscape.grid import Grid, Window, check_window
-from labelscape.scenes.files import Files, Source, stack_files
+from labelscape.scenes.files import Files, Source, name_of_folder, stack_files
 from labelscape.scenes.given import scene_given
 from labelscape.scenes.memory import HeldScene, read_whole
 from labelscape.scenes.placing import SAME_PIXEL, file_part, is_stack, mosaic_grid, placed_on, resized
@@ -123,8 +123,7 @@ class _Parts:
     @classmethod
     def of_files(cls, source: Source, files: Sequence[str], parts: tuple[Part, ...]) -> _Parts:
         """Of files beside each other, each of which is a part."""
-        # A folder called 2021.06 has no suffix to be cut off.
-        name = Path(source).name if isinstance(source, (str, Path)) else f"{Path(files[0]).stem}_mosaic"
+        name = name_of_folder(source) if isinstance(source, (str, Path)) else f"{Path(files[0]).stem}_mosaic"
         return cls(source, name, mosaic_grid(parts), parts)
 
 

@@ -22,7 +22,7 @@ from labelscape.files import check_path, stem_of
 from labelscape.scenes.catalogue import item_documents
 from labelscape.scenes.containers import is_zarr
 from labelscape.scenes.file_lists import Place, matches_of, places_of
-from labelscape.scenes.files import is_local, is_raster, rasters_below, stem_of_place
+from labelscape.scenes.files import is_local, is_raster, name_of_folder, rasters_below, stem_of_place
 from labelscape.scenes.scene_tables import (
     TABLES,
     TEXTS,
@@ -163,7 +163,7 @@ class _Found:
             for file in below:
                 self._scene(str(file), stem_of_place(file), folder)
         else:
-            self._scene(folder, Path(os.path.abspath(folder)).name, "")
+            self._scene(folder, name_of_folder(folder), "")
 
     def _file(self, file: str, where: str) -> None:
         suffix = Path(file).suffix.lower()
