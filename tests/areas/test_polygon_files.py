@@ -6,6 +6,7 @@ import pyogrio
 import pytest
 import shapely
 import world
+from affine import Affine
 from rasterio.crs import CRS
 
 import labelscape.areas.polygonize
@@ -156,3 +157,42 @@ def test_postgis(raster, tmp_path):
     assert shapely.equals_exact(shapely.from_wkb([bytes(f[2]) for f in found]), polygons).all()
     with pytest.raises(BadFile, match="exists; pass `overwrite=True`"):
         polygonize(raster, target, world.LEGEND)
+
+
+@pytest.mark.parametrize("code", [3031, 3995])  # south and north, with the antimeridian along x = 0
+@pytest.mark.parametrize("simplify", [0, 1500])
+def test_geojson_at_the_antimeridian_has_the_areas_of_the_map(tmp_path, code, simplify):
+    """Pixels that end at -180 are no band round the world."""
+    from pyproj import Geod
+
+    sign = 1 if code == 3031 else -1
+    at = Affine(1000, 0, -30_000, 0, -1000, -sign * 1_200_000)
+    values = world.paint(40, 60, patch=10)
+    values[5:8, 25:35] = 255  # a hole across it
+    values[20, 30] = 1 - values[20, 30] % 2
+    raster = world.write(tmp_path / "m.tif", values, crs=CRS.from_epsg(code), transform=at, nodata=255)
+    polygonize(raster, tmp_path / "m.geojson", world.LEGEND, simplify=simplify)
+    _, _, geometry, columns = pyogrio.raw.read(tmp_path / "m.geojson")
+    ground = shapely.from_wkb(geometry)
+    assert shapely.is_valid(ground).all()
+    parts, of = shapely.get_parts(ground, return_index=True)
+    # Sides are straight in the map: corners between those of degrees' straight lines.
+    measured = [abs(Geod(ellps="WGS84").geometry_area_perimeter(p)[0]) / 1e4 for p in parts]
+    found = np.bincount(of, measured)
+    if not simplify:
+        np.testing.assert_allclose(found, columns[3], rtol=0.01)
+    # Simplified borders are shared: what one polygon loses another gains.
+    assert found.sum() == pytest.approx(columns[3].sum(), rel=0.01)
+    west, _, east, _ = shapely.bounds(parts).T
+    assert (east - west < 5).all() and west.min() < -179.99 and east.max() > 179.99
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet"])
+def test_a_map_of_nodata_alone_has_no_polygons(tmp_path, suffix):
+    raster = world.write(tmp_path / "m.tif", np.full((40, 50), 255, np.uint8), nodata=255)
+    assert polygonize(raster, tmp_path / f"m{suffix}", world.LEGEND).written == 0
+    if suffix != ".parquet":
+        meta, _, geometry, _ = pyogrio.raw.read(tmp_path / f"m{suffix}", layer=0)
+        assert len(geometry) == 0
+        # A GeoJSON without features has no columns.
+        assert suffix == ".geojson" or list(meta["fields"]) == ["value", "class", "pixels", "area_ha"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -19,7 +19,7 @@ import numpy as np
 import shapely
 from rasterio.crs import CRS
 
-from labelscape.crs import as_projjson
+from labelscape.crs import as_projjson, transformed
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import check_written, private_folder
 from labelscape.scenes.vectors import append_polygons, translate, writing
@@ -27,6 +27,8 @@ from labelscape.scenes.vectors import append_polygons, translate, writing
 LAYER = "land_cover"
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 SUFFIXES = (*DRIVERS, ".parquet")
+APART = 0.001
+"""In units of a CRS, metres or feet: less than a unit of the last digit of GeoJSON's degrees (RFC 7946)."""
 COLUMNS = ("value", "class", "pixels", "area_ha")
 
 
@@ -93,6 +95,8 @@ def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | Non
         if suffix == ".gpkg":
             _write_package(target, batches, crs)
             return
+        if suffix == ".geojson" and crs is not None and crs.is_projected:
+            batches = (replace(one, polygons=off_the_antimeridian(one.polygons, crs)) for one in batches)
         # Beside the target: a copy of all polygons may not fit into /tmp.
         with private_folder(path.parent) as folder:
             package = folder / "polygons.gpkg"
@@ -103,6 +107,28 @@ def write_file(path: Path, suffix: str, batches: Iterator[Batch], crs: CRS | Non
             # with it, it is reprojected to WGS 84.
             options = {"RFC7946": "YES"} if DRIVERS[suffix] == "GeoJSON" else None
             translate(package, target, DRIVERS[suffix], LAYER, options)
+
+
+def off_the_antimeridian(polygons: np.ndarray, crs: CRS) -> np.ndarray:
+    """Polygons with those of their corners that lie on the antimeridian moved by APART towards their inside:
+    GDAL gives such corners the longitude 180, also of a polygon that ends at -180, which then runs round the
+    world. In polar projections pixels end there.
+    """
+    points, of = shapely.get_coordinates(polygons, return_index=True)
+    lon, _ = transformed(points[:, 0], points[:, 1], crs)
+    there = np.abs(np.abs(lon) - 180) < 1e-9
+    if not there.any():
+        return polygons
+    moved = polygons.copy()
+    for number in np.unique(of[there]):
+        mine = of == number
+        inside = shapely.get_coordinates(shapely.point_on_surface(polygons[number]))
+        towards = inside - points[mine]
+        step = APART * towards / np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), APART)
+        moved[number] = shapely.set_coordinates(
+            polygons[[number]].copy(), points[mine] + step * there[mine][:, None]
+        )[0]
+    return moved
 
 
 def _write_package(plain: str, batches: Iterator[Batch], crs: CRS | None, **options: str) -> None:

@@ -60,6 +60,10 @@ class Areas:
 
     @classmethod
     def together(cls, parts: list[Areas]) -> Areas:
+        """Those of all parts; of none, no areas."""
+        # Concatenating needs one array, which also sets the types: a map of nodata has no part.
+        none = cls(np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, object))
+        parts = [none, *parts]
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in (*COUNTED, "polygons")))
 
 
@@ -168,9 +172,7 @@ def _traced(
     none).
     """
     first, last = np.full((2, strip.width), -1)
-    # Of nothing, for strips without runs: concatenating needs one array, which also sets the types.
-    found = [Areas(np.zeros(0, np.uint8), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, object))]
-    count = 0
+    found, count = [], 0
     for run in runs:
         values, weights = _weighed(raster, run, weigh)
         labels, kinds, pixels, metres = connected(values, raster.grid, run.top, run.left)
