@@ -1,9 +1,11 @@
 """Vector files by any name, in any format, with anything in them: the right polygons, or a sentence."""
 
+import datetime
 import json
 import os
 import struct
 import zipfile
+from decimal import Decimal
 
 import numpy as np
 import pyogrio
@@ -450,6 +452,46 @@ def test_geoparquet_of_nested_geometries_keeps_its_other_polygons(tmp_path):
     pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), tmp_path / "a.parquet")
     (kept,) = read_polygons(tmp_path / "a.parquet").geometries
     assert kept.equals(box())
+
+
+def classes_in_parquet(path, **columns):
+    """The classes of a GeoParquet file of the two halves of the grid, which are labels 0 and 1."""
+    pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    geo = {"primary_column": "geometry", "columns": {"geometry": {"encoding": "WKB", "crs": "EPSG:32633"}}}
+    halves = [shapely.to_wkb(box(0, 0.5)), shapely.to_wkb(box(0.5, 1))]
+    table = pa.table({**columns, "geometry": halves})
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), path)
+    labels = open_labels(path, UTM)
+    assert {*np.unique(labels.read()).tolist()} == {0, 1}
+    return labels.legend.names
+
+
+def test_columns_of_all_types_in_geoparquet(tmp_path):
+    """A column that was left out for its type was missed quietly: all polygons were one class, or the names
+    of owners were classes.
+    """
+    pa = pytest.importorskip("pyarrow")
+    owner = pa.array(["Anna", "Otto"])
+    words = pa.array(["wood", "lake"])
+    days = pa.array([datetime.date(2020, 1, 1), datetime.date(2021, 1, 1)])
+    for values, names in (
+        (words.dictionary_encode(), ["lake", "wood"]),
+        (pa.array([2, 1]).dictionary_encode(), ["1", "2"]),
+        (pa.array([Decimal("2.0"), Decimal("1.0")]), ["1", "2"]),
+        (days, ["2020-01-01", "2021-01-01"]),
+        (pa.array([["wood"], ["lake"]]), ["lake", "wood"]),
+        (pa.array([b"wood", b"lake"]), ["lake", "wood"]),
+        (pa.array([True, False]), ["False", "True"]),
+    ):
+        assert classes_in_parquet(tmp_path / "a.parquet", owner=owner, **{"class": values}) == names
+    # Parts of a record are columns, as GDAL makes them of other formats; lists of several are no text.
+    record = pa.array([{"kind": "wood", "size": 1}, {"kind": "lake", "size": 2}])
+    several = pa.array([["Anna", "Otto"], []])
+    assert classes_in_parquet(tmp_path / "a.parquet", cover=record, owners=several) == ["lake", "wood"]
+    with pytest.raises(BadInput, match="The column 'class' of .* is empty for all 2 polygons"):
+        classes_in_parquet(tmp_path / "a.parquet", owner=owner, **{"class": pa.nulls(2)})
+    with pytest.raises(BadInput, match=r"The column 'class' of .* holds bytes such as b'\\xff'"):
+        classes_in_parquet(tmp_path / "a.parquet", **{"class": pa.array([b"\xff", b"\xfe"])})
 
 
 @pytest.mark.parametrize("crs", ["EPSG:99999", {"type": "nonsense"}, 'PROJCS["'])

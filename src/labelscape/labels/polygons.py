@@ -133,9 +133,10 @@ def polygon_names(
         return np.full(count, "labelled")
     values = [_single(value) for value in attributes[column]]
     for stored, value in zip(attributes[column], values):
-        if isinstance(value, (list, dict)):
+        if isinstance(value, (list, dict, bytes)):
+            what = "bytes" if isinstance(value, bytes) else "lists or JSON objects"
             raise BadInput(
-                f"The column {column!r} of {source} holds lists or JSON objects such as {stored}; one class "
+                f"The column {column!r} of {source} holds {what} such as {str(stored)[:60]}; one class "
                 "name for each polygon was expected. Choose another with `class_column`, or write the names "
                 "into one."
             )
@@ -149,7 +150,13 @@ def polygon_names(
 
 
 def _single(value: object) -> object:
-    """A value of a column; of a list with one item that item, of JSON what it says."""
+    """A value of a column; of a list with one item that item, of JSON what it says, of bytes their text."""
+    if isinstance(value, bytes):
+        # Some writers of Parquet store text without saying that it is text.
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             value = json.loads(value)
@@ -160,6 +167,11 @@ def _single(value: object) -> object:
     if isinstance(value, list) and len(value) < 2:
         return value[0] if value else None
     return value
+
+
+def _may_be_text(values: np.ndarray) -> bool:
+    """May a column name classes? One of lists or bytes that no text is does not."""
+    return values.dtype == object and not any(isinstance(_single(v), (list, dict, bytes)) for v in values)
 
 
 def column_report(source: str | Path, attributes: Mapping[str, np.ndarray], rules: LabelRules) -> list[str]:
@@ -294,7 +306,7 @@ def class_column(source: str | Path, attributes: Mapping[str, np.ndarray], rules
             if column.lower() == familiar:
                 return column
     # Of several text columns none is guessed: a wrong one would train on the names of streets.
-    text = [name for name, values in attributes.items() if values.dtype == object]
+    text = [name for name, values in attributes.items() if _may_be_text(values)]
     if len(text) == 1:
         _check_no_identifier(source, text[0], attributes[text[0]])
         return text[0]

@@ -355,14 +355,9 @@ def _read_parquet(source: VectorSource) -> Features:
         raise BadFile(f"{source} cannot be read as GeoParquet: {reason(error)}.") from error
     # Absent, it means longitude and latitude; null, that it is not known.
     crs = column.get("crs", "OGC:CRS84")
-    columns = {}
-    for name, kind in zip(table.column_names, table.schema.types):
-        if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
-            items = table[name].to_pylist()
-            empty = np.array([item is None for item in items])
-            columns[name] = np.ma.array([item or 0 for item in items], mask=empty)
-        elif pa.types.is_floating(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            columns[name] = _array(table[name].to_pylist())
+    columns = _columns_of_table(
+        table.drop_columns([name for name in geo["columns"] if name in table.column_names])
+    )
     try:
         # As text, PROJJSON too.
         place = as_wkt(crs if isinstance(crs, str) else json.dumps(crs)) if crs else None
@@ -371,10 +366,36 @@ def _read_parquet(source: VectorSource) -> Features:
     return Features(geometries, columns, place)
 
 
-def _array(items: list) -> np.ndarray:
-    """Numbers as floats, text as objects."""
-    texts = any(isinstance(item, str) for item in items)
-    return np.array(items, object if texts else float)
+def _columns_of_table(table: Any) -> dict[str, np.ndarray]:
+    """All columns of an Arrow table, whatever their type, as GDAL gives those of other formats: one that was
+    left out would be missed quietly where it holds the classes. Records become a column for each of their
+    parts (`names.primary`), days and times ISO text, lists stay lists.
+    """
+    import pyarrow as pa
+
+    while any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
+    return {name: _as_array(table[name]) for name in table.column_names}
+
+
+def _as_array(column: Any) -> np.ndarray:
+    """Whole numbers and yes/no as masked arrays, fractions as floats, all else as objects."""
+    import pyarrow as pa
+
+    # Categories (pandas' `category`) are stored as numbers with a dictionary; the words are the values.
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    items = column.to_pylist()
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+        dtype = bool if pa.types.is_boolean(kind) else None
+        empty = np.array([item is None for item in items], bool)
+        return np.ma.array(np.array([item or 0 for item in items], dtype), mask=empty)
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return np.array(items, float)
+    if pa.types.is_temporal(kind):
+        items = [item.isoformat() if hasattr(item, "isoformat") else item for item in items]
+    found = np.empty(len(items), object)
+    found[:] = items
+    return found
 
 
 @contextmanager
