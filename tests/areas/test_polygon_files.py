@@ -14,6 +14,8 @@ from labelscape.areas import polygon_files
 from labelscape.areas.polygon_files import Batch, check_target, database_of, geo_metadata, rows_of, srid_of
 from labelscape.areas.polygonize import polygonize
 from labelscape.errors import BadFile, BadOption
+from labelscape.grid import Grid
+from labelscape.rasters.write import MapWriter
 
 SERVER = os.environ.get("LABELSCAPE_TEST_POSTGIS")  # such as postgresql://postgres@localhost/maps
 
@@ -160,14 +162,14 @@ def test_postgis(raster, tmp_path):
 
 
 @pytest.mark.parametrize("code", [3031, 3995])  # south and north, with the antimeridian along x = 0
-@pytest.mark.parametrize("simplify", [0, 1500])
+@pytest.mark.parametrize("simplify", [0, 6000])
 def test_geojson_at_the_antimeridian_has_the_areas_of_the_map(tmp_path, code, simplify):
     """Pixels that end at -180 are no band round the world."""
     from pyproj import Geod
 
     sign = 1 if code == 3031 else -1
-    at = Affine(1000, 0, -30_000, 0, -1000, -sign * 1_200_000)
-    values = world.paint(40, 60, patch=10)
+    at = Affine(4000, 0, -120_000, 0, -4000, -sign * 200_000 + (0 if sign > 0 else 160_000))
+    values = world.paint(40, 60, patch=10)[::-sign].copy()
     values[5:8, 25:35] = 255  # a hole across it
     values[20, 30] = 1 - values[20, 30] % 2
     raster = world.write(tmp_path / "m.tif", values, crs=CRS.from_epsg(code), transform=at, nodata=255)
@@ -176,20 +178,21 @@ def test_geojson_at_the_antimeridian_has_the_areas_of_the_map(tmp_path, code, si
     ground = shapely.from_wkb(geometry)
     assert shapely.is_valid(ground).all()
     parts, of = shapely.get_parts(ground, return_index=True)
-    # Sides are straight in the map: corners between those of degrees' straight lines.
+    # Sides that are straight in the map are so in degrees here, and bend by kilometres.
     measured = [abs(Geod(ellps="WGS84").geometry_area_perimeter(p)[0]) / 1e4 for p in parts]
     found = np.bincount(of, measured)
     if not simplify:
-        np.testing.assert_allclose(found, columns[3], rtol=0.01)
-    # Simplified borders are shared: what one polygon loses another gains.
-    assert found.sum() == pytest.approx(columns[3].sum(), rel=0.01)
+        np.testing.assert_allclose(found, columns[3], rtol=0.3)
+    assert found.sum() == pytest.approx(columns[3].sum(), rel=0.05)
     west, _, east, _ = shapely.bounds(parts).T
-    assert (east - west < 5).all() and west.min() < -179.99 and east.max() > 179.99
+    assert (east - west < 60).all() and west.min() < -179.99 and east.max() > 179.99
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet"])
 def test_a_map_of_nodata_alone_has_no_polygons(tmp_path, suffix):
-    raster = world.write(tmp_path / "m.tif", np.full((40, 50), 255, np.uint8), nodata=255)
+    raster, grid = tmp_path / "m.tif", Grid(world.UTM, world.NORTH_UP, 40, 50)
+    with MapWriter(raster, grid, 1, 255, legend=world.LEGEND):  # no block of it is written
+        pass
     assert polygonize(raster, tmp_path / f"m{suffix}", world.LEGEND).written == 0
     if suffix != ".parquet":
         meta, _, geometry, _ = pyogrio.raw.read(tmp_path / f"m{suffix}", layer=0)
