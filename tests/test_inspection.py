@@ -25,6 +25,7 @@ from labelscape.inspection.beside import ENDINGS
 from labelscape.maps.outputs import all_outputs
 from labelscape.maps.run import map_scene
 from labelscape.nets.catalog import create_model
+from labelscape.rasters.style import write_styles
 from labelscape.scenes.vectors import write_layer
 from labelscape.scoring.engines import state_arrays
 
@@ -201,6 +202,9 @@ def test_every_file_of_a_map_says_what_it_is_and_what_to_do_with_it(result, run_
         f.name for f in result.paths["run"].parent.iterdir()
     }
     assert not [e for e in whole.facts["entries"] if "not of this map" in e["use"]]
+    write_styles(result.paths["confidence"])
+    assert "scene_confidence.qml" in info(result.paths["run"]).text
+    assert "not of this map" not in info(result.paths["run"]).text
     (result.paths["run"].parent / "other.gpkg").write_bytes(b"?")
     assert "other.gpkg" in info(result.paths["run"]).text.partition("not of this map")[0]
     assert "{" not in whole.text and "scene_polygons.gpkg" in whole.text

@@ -121,7 +121,9 @@ def file_lines(facts: list[dict[str, str]]) -> list[str]:
 
 def entries_of(path: Path, names: list[str]) -> list[dict[str, str]]:
     """The files of a map by their names, with what lies beside the rasters; then all others of its folder."""
-    own = [one for name in names for one in (name, f"{name}.aux.xml") if (path / one).exists()]
+    # A style belongs to the file of its name, as QGIS has it.
+    beside = [(name, f"{name}.aux.xml", *(Path(name).stem + s for s in (".qml", ".sld"))) for name in names]
+    own = list(dict.fromkeys(one for of_file in beside for one in of_file if (path / one).exists()))
     others = [f for f in sorted(path.iterdir()) if f.name not in own and not f.name.startswith(".")]
     found = []
     for name in own:
