@@ -15,6 +15,7 @@ from labelscape.datasets.doctor.findings import Finding
 from labelscape.labels.polygons import polygon_report
 from labelscape.legend import Legend
 from labelscape.progress import bar, still_at, told_where_lost
+from labelscape.qgis_plugin.command import share_of
 
 
 def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
@@ -27,9 +28,21 @@ def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
         tick()
     lines = capsys.readouterr().err.splitlines()
     # The first step ended after 40 s, the second after 60.
-    assert lines[0] == "train: 1 of 3 steps loss 0.5, 80 s left"
-    assert lines[1] == "train: 2 of 3 steps at 1: loss 0.5, 30 s left"
+    assert lines[0] == "train: 1 of 3 steps: loss 0.5, 80 s left"
+    assert lines[1] == "train: 2 of 3 steps, at 1: loss 0.5, 30 s left"
     assert lines[2].startswith("train: 2 steps in ") and lines[-1].startswith("map: 1 tile in ")
+
+
+def test_the_plug_in_for_qgis_reads_the_lines_of_any_number_of_tiles(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for total in (20, 4_000):
+        with progress.bar("map scene", total, "tiles") as tick:
+            tick(total // 4)
+            tick(total // 4, scaled="1/7")
+    lines = capsys.readouterr().err.splitlines()
+    assert [share_of(line) for line in lines] == [25, 50, None, 25, 50, None], lines
+    assert share_of("note: , of , is no number") is None
 
 
 def test_large_numbers_are_written_as_in_tables(capsys, monkeypatch):
@@ -104,4 +117,4 @@ def test_a_unit_that_takes_long_is_said_in_the_innermost_bar(capsys, monkeypatch
         tick()
     still_at(tiles="4/9")
     first, _, last = capsys.readouterr().err.splitlines()
-    assert first == "map: 0 of 2 blocks tiles 3/9" and last.startswith("map: 1 block in")
+    assert first == "map: 0 of 2 blocks: tiles 3/9" and last.startswith("map: 1 block in")

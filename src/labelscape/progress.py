@@ -135,14 +135,17 @@ def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
         now = time.monotonic()
         if now - last > 15:  # a log needs a sign of progress, not a line per step
             last = now
-            when = f"at {known_at:,}: " if known_at not in (0, done) else ""
+            when = f", at {known_at:,}" if known_at not in (0, done) else ""
+            facts = f": {_said(known)}" if known else ""
             # A terminal's bar has a column for it.
             # The first of many units is the slowest: files are opened, memory is taken. An hour of work read
             # as a day.
             known_pace = done >= FEW or done * 20 >= total
             left = (now - start) / done * (total - done) if known_pace and done < total else 0
             print_line(
-                f"{title}: {done:,} of {total:,} {unit} {when}{_said(known)}".rstrip()
+                f"{title}: {done:,} of {total:,} {unit}".rstrip()
+                + when
+                + facts
                 + (f", {in_words(left)} left" if left else "")
             )
 

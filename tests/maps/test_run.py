@@ -386,6 +386,18 @@ def test_what_is_told_of_an_areas_cost_counts_all_that_the_network_sees(tmp_path
     assert part.ram > 0.5 * whole.ram
 
 
+def test_tiles_of_an_area_at_several_scales_are_those_that_it_is_made_of(tmp_path):
+    w = world.make(tmp_path, 400, 1200)
+    model = world.tiny_checkpoint(like=w.scene)
+    how = {"tile_size": 160, "overlap": 32, "blend": "crop", "scales": (0.75, 1), "device": "cpu"}
+    path = area_of(w, tmp_path / "area.geojson", [(200, 610, 20, 20)])
+    told = check(model, w.scene, area=path, timing=False, **how).plan
+    # One at each scale; all of the scene are 4 x 10 and 5 x 13.
+    assert told.tiles == 2 and check(model, w.scene, timing=False, **how).plan.tiles == 4 * 10 + 5 * 13
+    made = map_scene(model, w.scene, tmp_path / "part", area=path, **how)
+    assert made.tiles == 2 and json.loads(made.paths["run"].read_text())["tiles"] == 2
+
+
 def test_a_scene_in_memory_that_changed_beside_its_area_is_not_resumed(tmp_path):
     """The network sees what lies around the area: it is part of what a begun map is of."""
     w = world.make(tmp_path, 200, 300)

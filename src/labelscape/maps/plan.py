@@ -28,6 +28,7 @@ from labelscape.scoring.engine_choice import check_usable, extra_bytes
 from labelscape.scoring.memory import scoring_bytes, size_warning
 from labelscape.scoring.precision import checked_bytes, is_checked
 from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scales import tiles_given
 from labelscape.scoring.scorer import Scorer, second_task
 from labelscape.scoring.stitch import forward_share, plan_for
 from labelscape.scoring.tiles import TilePlan
@@ -249,12 +250,13 @@ def cost(
         )
     tile_bytes = averaged + read * bands * (scene.dtype.itemsize + 4) + pixels * (2 * classes * 8 + 16)
     on_gpu = scorer.device.type != "cpu"
-    kept = 0.0 if on_gpu else KEPT if tiles.count > 1 else KEPT_OF_ONE
+    given = tiles_given(tiles)
+    kept = 0.0 if on_gpu else KEPT if given > 1 else KEPT_OF_ONE
     ram = _process_bytes(scorer) + GDAL_CACHE_BYTES + tile_bytes + int(kept * network)
     layers = sum(len(o.band_names(scorer.checkpoint.task(o.task or None).legend)) for o in outputs)
     disk = bytes_on_disk(scene.grid.window.pixels, layers)
     return Plan(
-        tiles.count,
+        given,
         tiles.shown.core,
         tiles.shown.halo,
         forward_share(tiles),

@@ -31,6 +31,7 @@ from labelscape.progress import bar, print_line
 from labelscape.scenes.files import Source, source_paths
 from labelscape.scoring.machine import as_many_threads
 from labelscape.scoring.protocol import Protocol
+from labelscape.scoring.scales import tiles_given
 from labelscape.scoring.stitch import forward_share
 from labelscape.stages import stage
 from labelscape.version import __version__, build
@@ -252,7 +253,7 @@ def _result(
             int(tally.nodata),
             work.notes,
             seconds,
-            work.plan.count,
+            tiles_given(work.plan),
             forward_share(work.plan),
             math.nan if tally.seams is None else tally.seams.score,
             facts,
@@ -297,7 +298,7 @@ def _facts(work: MapWork, models: list[dict[str, str | None]], source: Source) -
         "core": plan.shown.core,
         "halo": plan.shown.halo,
         "blend": plan.shown.fade,
-        "tiles": plan.count,
+        "tiles": tiles_given(plan),
         "scales": list(scorer.protocol.scales),
         "tta": scorer.protocol.tta,
         "models_averaged": len(scorer.members),

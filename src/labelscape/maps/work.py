@@ -43,9 +43,9 @@ from labelscape.scoring.kept import kept_scorer
 from labelscape.scoring.machine import machine_now, unlike_before
 from labelscape.scoring.memory import size_warning
 from labelscape.scoring.precision import LEAST_EQUAL, agreement, is_checked
-from labelscape.scoring.scales import read_by
+from labelscape.scoring.scales import tiles_given
 from labelscape.scoring.scorer import Scorer, second_task
-from labelscape.scoring.stitch import plan_for
+from labelscape.scoring.stitch import plan_for, windows_read
 from labelscape.scoring.tiles import TilePlan
 from labelscape.stages import stage
 from labelscape.version import build
@@ -248,9 +248,8 @@ def _room(
 
 def share_stored(scene: Scene, tiles: TilePlan) -> float:
     """Share of the tiles that may hold data: the holes of a sparse file are passed over unread."""
-    step = max(1, tiles.count // 4096)  # ours: looked up in milliseconds
-    read = (read_by(one, tile.seen) for one in tiles.scaled or (tiles,) for tile in one)
-    looked = [scene.may_hold(window) for window in itertools.islice(read, 0, None, step)]
+    step = max(1, tiles_given(tiles) // 4096)  # ours: looked up in milliseconds
+    looked = [scene.may_hold(window) for window in itertools.islice(windows_read(tiles), 0, None, step)]
     return sum(looked) / max(1, len(looked))
 
 

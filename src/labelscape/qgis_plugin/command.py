@@ -129,11 +129,12 @@ def _ended(process: subprocess.Popen) -> None:
 
 
 def share_of(line: str) -> float | None:
-    """Per cent of a message such as `map scene: 3 of 20 tiles`; None for others."""
-    found = re.search(r": (\d+) of (\d+) ", line + " ")
-    if found is None or int(found[2]) == 0:
+    """Per cent of a message such as `map scene: 3 of 1,200 tiles`; None for others."""
+    found = re.search(r": ([\d,]+) of ([\d,]+) ", line + " ")
+    if found is None:
         return None
-    return 100 * int(found[1]) / int(found[2])
+    done, total = (int(number.replace(",", "") or 0) for number in found.groups())
+    return 100 * done / total if total else None
 
 
 def check_target(target: str) -> None:

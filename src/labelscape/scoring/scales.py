@@ -151,3 +151,8 @@ def part_for(plan: TilePlan, window: Window) -> TilePlan:
     (top, bottom), (left, right) = (own.span for own in back(plan, window))
     whole = Window(top, left, bottom - top, right - left)
     return plan if whole == plan.whole else replace(plan, whole=whole, around=plan.ground)
+
+
+def tiles_given(plan: TilePlan) -> int:
+    """Number of tiles that the network is given, at all scales: of a part of a scene those it is made of."""
+    return sum(len(part_for(scaled, plan.whole)) for scaled in plan.scaled) or len(plan)

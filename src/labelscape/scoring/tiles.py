@@ -160,11 +160,6 @@ class TilePlan:
         """The tiles that the network is given: at several scales, those of the first."""
         return self.scaled[0] if self.scaled else self
 
-    @property
-    def count(self) -> int:
-        """Tiles that the network is given, at all scales."""
-        return sum(map(len, self.scaled)) or len(self)
-
 
 def _last_start(start: int, stop: int, side: int, stride: int) -> int:
     """Where the last `side` pixels of an axis begin, on the next multiple of the stride."""
