@@ -101,8 +101,15 @@ def _equal(one: CRS | str, other: CRS | str) -> bool:
 
 
 def same(one: CRS | str, other: CRS | str) -> bool:
-    """Are two CRSs the same, however they are written? Raises Unrelated where one is damaged."""
-    return _equal(one, other) or _known(_text(one)) == _known(_text(other))
+    """Are two CRSs the same on the map, however they are written, and whatever heights they have? Raises
+    Unrelated where one is damaged.
+    """
+    return _equal(one, other) or _flat(_known(_text(one))) == _flat(_known(_text(other)))
+
+
+def _flat(known: Known) -> Known:
+    """A CRS without its heights: the horizontal part of a compound one."""
+    return known.sub_crs_list[0] if known.is_compound else known.to_2d()
 
 
 def is_geographic(crs: CRS | str) -> bool:

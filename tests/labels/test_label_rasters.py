@@ -7,6 +7,7 @@ import rasterio.shutil
 import world
 from affine import Affine
 from PIL import Image
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 from labelscape.datasets.doctor.check import check_data
@@ -406,3 +407,18 @@ def test_labels_without_a_crs_that_are_taken_pixel_on_pixel_are_told_to_lie_apar
     (note,) = notes_of(path, grid)
     assert "start at column 0.60, row 0.00 of the scene" in note and "moves labels by 0.60 pixels" in note
     np.testing.assert_array_equal(read(path, grid), w.classes)
+
+
+def test_heights_beside_a_crs_are_no_other_crs_on_the_map(w, grid, tmp_path):
+    """What a compound CRS hid: labels between pixels, behind a line with all of its WKT."""
+    high = CRS.from_user_input("EPSG:32633+5773")
+    path = world.write(tmp_path / "l.tif", w.classes, transform=w.transform, crs=high)
+    assert notes_of(path, grid) == ()
+    between = world.write(
+        tmp_path / "b.tif", w.classes, transform=w.transform @ Affine.translation(0.6, 0), crs=high
+    )
+    (note,) = notes_of(between, grid)
+    assert "moves them by 0.40 pixels (4 m)" in note
+    etrs = CRS.from_user_input("EPSG:25833+7837")
+    (note,) = notes_of(world.write(tmp_path / "e.tif", w.classes, transform=w.transform, crs=etrs), grid)
+    assert "the labels are in ETRS89 / UTM zone 33N + DHHN2016 height, the scene in EPSG:32633: repro" in note

@@ -187,6 +187,18 @@ def test_of_a_file_that_was_cut_short_it_is_said_which_what_and_what_to_do(tmp_p
         assert "turned as a warning" not in said
 
 
+def test_of_a_virtual_raster_the_missing_file_is_named(tmp_path):
+    world.write(tmp_path / "a.tif", np.ones((8, 8), np.uint8))
+    copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
+    (tmp_path / "a.tif").unlink()
+    with Scene(tmp_path / "a.vrt") as scene, pytest.raises(BadFile) as caught:
+        scene.read()
+    assert "a.vrt cannot be read at rows 0-8, columns 0-8: a file that it is made of is missing" in str(
+        caught.value
+    )
+    assert "a.tif" in str(caught.value) and "damaged" not in str(caught.value)
+
+
 def test_of_a_stack_the_damaged_file_is_named(tmp_path):
     w = world.make(tmp_path, 200, 300, name="whole")
     files = [world.write(tmp_path / f"B{n}.tif", band[None]) for n, band in enumerate(w.pixels)]

@@ -16,6 +16,7 @@ import world
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rasterio.enums import ColorInterp
 
 from labelscape.errors import BadFile, BadInput, BadOption
@@ -330,6 +331,17 @@ def test_ground_control_points_place_a_scene_where_they_are_affine(tmp_path):
     with Scene(placed("b.tif", bend=1.0)) as scene:
         assert not scene.grid.is_georeferenced
         assert "gdalwarp -tps" in scene.notes[0]
+
+
+def test_a_photo_that_is_to_be_shown_turned_is_told(tmp_path):
+    """Annotation programs turn it, GDAL does not: of a square one the labels would be of other pixels."""
+    picture = Image.fromarray(np.arange(3 * 64, dtype=np.uint8).reshape(8, 8, 3))
+    for orientation, said in ((1, ()), (6, "is to be shown turned by 90 degrees (EXIF orientation)")):
+        exif = picture.getexif()
+        exif[0x0112] = orientation
+        picture.save(tmp_path / "photo.jpg", "JPEG", exif=exif)
+        with Scene(tmp_path / "photo.jpg") as scene:
+            assert scene.notes == () if not said else said in scene.notes[0]
 
 
 def test_what_a_type_cannot_hold_is_told(tmp_path):

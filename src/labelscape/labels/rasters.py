@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
-from labelscape.crs import Unrelated, bounds_in
+from labelscape.crs import Unrelated, bounds_in, same
 from labelscape.errors import BadInput
 from labelscape.grid import Grid, Window
 from labelscape.labels.base import Labels
@@ -34,6 +34,7 @@ from labelscape.legend import IGNORE, encode_values
 from labelscape.scenes.files import gdal, late_failures, open_raster
 from labelscape.scenes.georeference import grid_of, place_notes
 from labelscape.scenes.raster import EXACT
+from labelscape.scenes.scene import crs_text
 
 ANY = CRS.from_epsg(3857)
 """Stands for the CRS of coordinates that are compared as they are: both rasters have none."""
@@ -205,8 +206,9 @@ def resampling(mine: Grid, grid: Grid) -> dict[str, str]:
         }
     mine, grid = both
     found = {}
-    names = [one.crs.to_string() for one in (mine, grid)]
-    if names[0] != names[1]:
+    one_crs = same(mine.crs, grid.crs)
+    if not one_crs:
+        names = [crs_text(one) for one in (mine, grid)]
         found["crs"] = f"the labels are in {names[0]}, the scene in {names[1]}: reprojected by {NEAREST}"
         ratio = (mine.ground_pixel_size or 1) / (grid.ground_pixel_size or 1)
         same_size = 0.98 < ratio < 1.02  # one projection stretches what another does not
@@ -223,7 +225,7 @@ def resampling(mine: Grid, grid: Grid) -> dict[str, str]:
             f"a label pixel is {ratio:.5g} times the size of a pixel of the scene{measured}: labels are "
             f"taken by {NEAREST}"
         )
-    elif names[0] == names[1]:
+    elif one_crs:
         column, row = near
         off = max(abs(column - round(column)), abs(row - round(row)))
         if off > SAME:

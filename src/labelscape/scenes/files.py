@@ -173,11 +173,14 @@ def damaged(file: str | Path, error: BaseException, where: str = ":", *, verb: s
     """A BadFile for a raster that GDAL can open no further, or of which it cannot decode a part: which file,
     what is wrong with it, what to do, and last GDAL's own words.
     """
-    if is_local(str(file)):
+    if "No such file" in (why := reason(error)) or "does not exist" in why:
+        # GDAL opens a virtual raster whose parts are gone, and notices when it reads them.
+        what, cure = "a file that it is made of is missing", "Put it back, or make the virtual raster anew"
+    elif is_local(str(file)):
         what, cure = "the file is truncated or damaged", "Copy or download it again"
     else:
         what, cure = "the server did not answer, or the file there is truncated or damaged", "Try again"
-    return BadFile(f"{file} cannot be {verb}{where} {what}. {cure} (GDAL: {reason(error)}).")
+    return BadFile(f"{file} cannot be {verb}{where} {what}. {cure} (GDAL: {why}).")
 
 
 @contextmanager

@@ -12,6 +12,17 @@ from labelscape.grid import Grid
 AFFINE = 0.1
 """Pixels by which ground control points may lie off an affine transform and still define it (ours)."""
 
+TURNS = {
+    "2": "mirrored",
+    "3": "turned by 180 degrees",
+    "4": "mirrored and turned by 180 degrees",
+    "5": "mirrored and turned by 90 degrees",
+    "6": "turned by 90 degrees",
+    "7": "mirrored and turned by 90 degrees",
+    "8": "turned by 90 degrees",
+}
+"""What EXIF's orientations mean; 1 is as stored."""
+
 
 def grid_of(dataset: rasterio.DatasetReader | WarpedVRT) -> Grid:
     """The grid of an open raster. Ground control points place it where it has no transform and one affine
@@ -21,9 +32,23 @@ def grid_of(dataset: rasterio.DatasetReader | WarpedVRT) -> Grid:
 
 
 def place_notes(dataset: rasterio.DatasetReader | WarpedVRT, title: str) -> tuple[str, ...]:
-    """What was read from ground control points, and what was not: a line each."""
+    """What was read from ground control points, what was not, and that a photo lies otherwise than programs
+    show it: a line each.
+    """
     _, note = _placed(dataset)
-    return (f"{title} {note}",) if note else ()
+    return tuple(f"{title} {one}" for one in (note, _turned(dataset)) if one)
+
+
+def _turned(dataset: rasterio.DatasetReader | WarpedVRT) -> str:
+    """A line where EXIF data say that a picture is to be shown turned or mirrored: GIS programs show pixels
+    as they are stored, annotation programs mostly turn them.
+    """
+    how = TURNS.get(dataset.tags().get("EXIF_Orientation", ""), "")
+    return how and (
+        f"is to be shown {how} (EXIF orientation), and is read as it is stored: labels that were drawn on "
+        "the shown picture do not fit. Turn the pixels themselves first, in both: exiftran -ai FILE, or "
+        "mogrify -auto-orient FILE"
+    )
 
 
 def _placed(dataset: rasterio.DatasetReader | WarpedVRT) -> tuple[Grid, str]:

@@ -9,6 +9,7 @@ from labelscape.datasets.doctor.findings import Finding
 from labelscape.datasets.doctor.labels import Tally
 from labelscape.grid import Grid
 from labelscape.labels.rasters import in_one_crs, resampling
+from labelscape.scenes.scene import crs_text
 
 UNRELATED = "The CRSs of labels and scene cannot be related."
 
@@ -75,10 +76,10 @@ def _elsewhere(found: Tally, grid: Grid, name: str) -> Finding:
     # The bare numbers would fit: the file was written in the scene's CRS and declares another.
     if left < east and right > west and bottom < north and top > south:
         cure = (
-            f"The labels' coordinates lie inside the image if read as {grid.crs.to_string()}: the labels "
+            f"The labels' coordinates lie inside the image if read as {crs_text(grid)}: the labels "
             "probably declare a wrong CRS."
         )
-    text = f"The labels ({mine.crs.to_string()}) and {name} ({grid.crs.to_string()}) do not overlap."
+    text = f"The labels ({crs_text(mine)}) and {name} ({crs_text(grid)}) do not overlap."
     return Finding("no-overlap", "error", found.source, text, cure)
 
 

@@ -24,6 +24,7 @@ from labelscape.labels.polygons import (
 from labelscape.labels.rules import ClassTable, LabelRules, resolve_classes
 from labelscape.legend import IGNORE
 from labelscape.scenes.polygons import read_polygons
+from labelscape.scenes.scene import crs_text
 from labelscape.scenes.vectors import VectorSource, read_features
 
 
@@ -132,7 +133,7 @@ def _away(source: VectorSource, geometries: np.ndarray, grid: Grid, scene_name: 
                     "x and y seem to be swapped."
                     if swapped
                     else (
-                        f"The polygons' coordinates lie inside the scene if read as {crs.to_string()}: the "
+                        f"The polygons' coordinates lie inside the scene if read as {crs_text(grid)}: the "
                         "file probably declares a wrong CRS."
                     )
                 )
