@@ -11,6 +11,7 @@ import typer
 from labelscape import progress
 from labelscape.cli import app
 from labelscape.cli.data_check import report
+from labelscape.cli.train_ahead import lasting
 from labelscape.datasets.doctor.findings import Finding
 from labelscape.labels.polygons import polygon_report
 from labelscape.legend import Legend
@@ -31,6 +32,19 @@ def test_a_line_says_the_latest_facts_and_one_is_no_plural(capsys, monkeypatch):
     assert lines[0] == "train: 1 of 3 steps: loss 0.5, 80 s left"
     assert lines[1] == "train: 2 of 3 steps, at 1: loss 0.5, 30 s left"
     assert lines[2].startswith("train: 2 steps in ") and lines[-1].startswith("map: 1 tile in ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "short", "long"),
+    [
+        (95, "95 s", "95 s"),
+        (740, "12 min", "12 minutes"),
+        (18_720, "5 h", "5.2 hours"),
+        (4.1e4 * 3600, "1,708 days", "1,708 days"),
+    ],
+)
+def test_no_duration_needs_dividing_in_the_head(seconds, short, long):
+    assert (progress.in_words(seconds), lasting(seconds)) == (short, long)
 
 
 def test_the_plug_in_for_qgis_reads_the_lines_of_any_number_of_tiles(capsys, monkeypatch):

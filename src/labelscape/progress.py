@@ -16,6 +16,9 @@ Tick = Callable[..., None]
 FEW = 10
 """Units of work, or a twentieth of them, from which on the time that is left is estimated (ours)."""
 
+DAY = 86400.0
+"""In seconds."""
+
 _listener: ContextVar[Tick | None] = ContextVar("listener", default=None)
 _innermost: ContextVar[Tick | None] = ContextVar("innermost", default=None)
 
@@ -155,10 +158,12 @@ def _logged(title: str, total: int, unit: str) -> Iterator[Tick]:
 
 
 def in_words(seconds: float) -> str:
-    """A duration that is not known exactly: 45 s, 12 min, 30 h."""
+    """A duration that is not known exactly: 45 s, 12 min, 30 h, 9 days."""
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 3 * DAY else f"{seconds / DAY:,.0f} days"
 
 
 def _said(facts: dict[str, float | str]) -> str:

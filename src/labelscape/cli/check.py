@@ -27,6 +27,7 @@ from labelscape.cli.options import (
     print_json,
 )
 from labelscape.cli.scenes import scenes_of
+from labelscape.cli.train_ahead import lasting
 from labelscape.errors import BadOption
 from labelscape.files import bytes_text
 
@@ -155,7 +156,7 @@ def print_total(plans: Sequence[Mapping[str, Any]]) -> None:
     print(f"{'disk':<9}at most {bytes_text(sum(plan['disk'] for plan in plans))}, and the polygons")
     if all(plan["minutes"] is not None for plan in plans):
         minutes = sum(plan["minutes"] for plan in plans)
-        print(f"{'time':<9}about {_duration(minutes)} on {plans[0]['device']}, one after another")
+        print(f"{'time':<9}about {lasting(max(1, 60 * minutes))} on {plans[0]['device']}, one after another")
 
 
 def print_check(result: CheckResult) -> None:
@@ -186,11 +187,6 @@ def print_check(result: CheckResult) -> None:
     print(f"{'memory':<9}{memory}")
     print(f"{'disk':<9}at most {bytes_text(plan.disk)}, and the polygons")
     if plan.minutes is not None:
-        print(f"{'time':<9}about {_duration(plan.minutes)} on {plan.device}")
+        print(f"{'time':<9}about {lasting(max(1, 60 * plan.minutes))} on {plan.device}")
     if result.shared:
         print(f"{'workers':<9}{result.shared}")
-
-
-def _duration(minutes: float) -> str:
-    # Never 0 s: the estimate is coarse, and nothing is free.
-    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{max(1, round(60 * minutes))} s"

@@ -13,6 +13,7 @@ import typer
 
 from labelscape.cli.batch import Hours, nodes_by, typed
 from labelscape.cli.options import as_options, is_first_process, print_json
+from labelscape.progress import DAY
 
 if TYPE_CHECKING:
     from labelscape.training.recipe import Recipe
@@ -149,10 +150,12 @@ def print_rehearsal(recipe: Recipe, as_json: bool, *, forest: bool) -> None:
 
 
 def lasting(seconds: float) -> str:
-    """`95 s`, `7 minutes`, `5.2 hours`."""
+    """`95 s`, `7 minutes`, `5.2 hours`, `1,713 days`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 3 * DAY else f"{seconds / DAY:,.0f} days"
 
 
 def print_rates(recipe: Recipe, out: Path, as_json: bool) -> None:
