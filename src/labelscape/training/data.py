@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from labelscape.checkpoint import Checkpoint, SecondTask
+from labelscape.contract.alike import seen, unlike
 from labelscape.contract.bands import BandStatistics, finer_than_32_bits, survey
 from labelscape.contract.colours import colours_of
 from labelscape.contract.contract import Contract
 from labelscape.contract.difference import REFUSED
 from labelscape.contract.values import undeclared_nodata
 from labelscape.datasets.holding import held_bytes
+from labelscape.datasets.labelled import LabelledScene
 from labelscape.datasets.own import Dataset, open_dataset
 from labelscape.errors import BadInput, BadOption, LabelscapeError
 from labelscape.grid import Grid
@@ -133,14 +135,24 @@ def looked_at(items: Sequence[Item]) -> list[Item]:
 
 
 def _with_undeclared(data: Data, dataset: Dataset) -> Dataset:
-    """The data set whose report names values beyond all measurements, which are left out, and what looks like
-    holes. Raises BadInput where scenes of one's own hold a border or a fill value that they do not declare,
-    as maps and `data check` say: it would go into the statistics and be learned.
+    """The data set whose report names values beyond all measurements, which are left out, what looks like
+    holes, and scenes whose values are of another kind than those of the others. Raises BadInput where scenes
+    of one's own hold a border or a fill value that they do not declare, as maps and `data check` say: it
+    would go into the statistics and be learned.
     """
-    if data.dataset or (data.nodata is not None and data.nodata != data.nodata):
+    if data.dataset:
         return dataset
-    told: dict[str, list[str]] = {}
     looked = looked_at(dataset.scenes)
+    lines = unlike([found for one in looked if (found := seen(one.scene, one.name))]) if looked[1:] else []
+    lines += _undeclared(looked) if data.nodata is None or data.nodata == data.nodata else []
+    return replace(dataset, report=(*dataset.report, *lines)) if lines else dataset
+
+
+def _undeclared(looked: Sequence[LabelledScene]) -> list[str]:
+    """Lines on values beyond all measurements and on what looks like holes. Raises BadInput for a border or a
+    fill value that is not declared.
+    """
+    told: dict[str, list[str]] = {}
     for one in looked:
         scene = one.scene
         found = undeclared_nodata(scene)
@@ -154,7 +166,7 @@ def _with_undeclared(data: Data, dataset: Dataset) -> Dataset:
     for causes in told.values():
         others = f" ({len(causes) - 1} more of {len(looked)} scenes looked at have some)" * (len(causes) > 1)
         lines.append(f"{causes[0]}{others}")
-    return replace(dataset, report=(*dataset.report, *lines)) if lines else dataset
+    return lines
 
 
 def scored_part(dataset: Dataset) -> str | None:

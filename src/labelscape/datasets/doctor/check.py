@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from labelscape.contract.alike import seen, unlike
 from labelscape.contract.bands import band_statistics, finer_than_32_bits
 from labelscape.contract.difference import REFUSED
 from labelscape.contract.values import undeclared_nodata
@@ -51,6 +52,8 @@ from labelscape.text import some
 
 __all__ = ["Finding", "check_data", "check_published"]
 
+MOST_SEEN = 32
+"""Scenes whose values are compared with each other (ours)."""
 SHIFT_WINDOWS = 400
 """Windows searched for a shift, over all scenes: a few seconds, and enough for a vote."""
 
@@ -154,6 +157,9 @@ def _concluded(results: Results, labels: int, names: Sequence[str]) -> list[Find
     """The checks that need all files; all findings, worst first."""
     _check_empty(results, labels)
     _check_shift(results)
+    for line in unlike(results.seen):
+        text, _, cure = line.partition(". ")
+        results.add("units", "warning", "all files", f"{text[0].upper()}{text[1:]}.", f"{cure}.")
     # Each file may be good by itself, and together they are not: training refuses them all the same.
     if results.refused and not any(f.severity == "error" for f in results.findings):
         results.findings.append(reasoned(results.refused, "classes", "all files"))
@@ -241,6 +247,9 @@ def _check_pair(
             results.add("file", "info", name, as_sentence(note, name))
         _check_nodata(results, scene, name)
         _check_spread(results, scene, name)
+        if results.several and len(results.seen) < MOST_SEEN:
+            with suppress(LabelscapeError):
+                results.seen += filter(None, [seen(scene, name)])
         pair = Pair(scene, name, label, split)
         try:
             if is_vector(label):

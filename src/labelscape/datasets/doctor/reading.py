@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from labelscape.contract.alike import Seen
 from labelscape.datasets.doctor.codes import Read
 from labelscape.datasets.doctor.findings import Finding, share
 from labelscape.datasets.doctor.labels import Tally
@@ -37,6 +38,8 @@ class Results:
     """Scene -> `edge_match` of its windows."""
     counts: dict[str | None, Counter] = field(default_factory=lambda: defaultdict(Counter))
     """Split -> class name -> labelled pixels."""
+    seen: list[Seen] = field(default_factory=list)
+    """What the values of the first scenes look like."""
     empty: list[str] = field(default_factory=list)
     """Label files without a labelled pixel."""
     masks: bool = False
