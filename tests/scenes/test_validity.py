@@ -21,6 +21,7 @@ from rasterio.enums import ColorInterp
 
 from labelscape.errors import BadFile, BadInput, BadOption
 from labelscape.grid import Grid, Window
+from labelscape.labels.labels import open_labels
 from labelscape.scenes.files import stem_of_place
 from labelscape.scenes.raster import FileScene, Scene
 from labelscape.scenes.validity import LARGEST
@@ -414,3 +415,24 @@ def test_the_largest_value_of_every_type_is_opaque(tmp_path, dtype):
     with Scene(tmp_path / "a.tif") as scene:
         assert len(scene.bands) == 1
         np.testing.assert_array_equal(scene.read().valid, opaque > 0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_an_alpha_band_of_0_and_1_masks_as_much_between_pixels(tmp_path, dtype):
+    """GDAL's warper takes the type's largest value for opaque: 1 of 65535 left no pixel of a scene, and no
+    label, that is resampled.
+    """
+    opaque = np.ones((20, 20), dtype)
+    opaque[:, :5] = 0
+    place = {"driver": "GTiff", "count": 2, "height": 20, "width": 20, "dtype": dtype}
+    with rasterio.open(tmp_path / "a.tif", "w", crs=world.UTM, transform=world.NORTH_UP, **place) as file:
+        file.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+        file.write(np.stack([np.full((20, 20), 7, dtype), opaque]))
+    between = Grid(world.UTM, world.NORTH_UP @ Affine.translation(0.3, 0.4), 19, 19)
+    with FileScene(tmp_path / "a.tif", onto=between) as scene:
+        patch = scene.read()
+    assert patch.valid[:, 5:].all() and not patch.valid[:, :4].any()
+    assert (patch.pixels[0, patch.valid] == 7).all()
+    labels = open_labels(tmp_path / "a.tif", between)
+    np.testing.assert_array_equal(labels.read() == 0, opaque[:19, :19] > 0)
+    labels.close()

@@ -316,4 +316,5 @@ def on_grid(dataset: rasterio.DatasetReader, mine: Grid, grid: Grid, scene_name:
         # No value can mark what lies outside the raster: any of them, even nodata, may be given a class.
         src_nodata=None,
         add_alpha=ColorInterp.alpha not in dataset.colorinterp,
+        SRC_ALPHA_MAX="1",  # a mask of 0 and 1 is opaque too, where the type's largest value is 65535
     )

@@ -129,7 +129,11 @@ def _views(layer: Layer, rules: dict[int, Nodata | None], target: _Target) -> Vi
     if _is_plain(layer, rules) and not spread:
         rule = next(iter(rules.values()))
         alphas = [m.band for m in layer.masks if m.kind == "alpha"]
-        view = target.warp(layer.dataset, add_alpha=not alphas, **_nodata_options(layer, list(rules), rule))
+        options = _nodata_options(layer, list(rules), rule)
+        # All above 0 is opaque, as without resampling. The warper takes the type's largest value for opaque,
+        # and a mask of 0 and 1 for one that is all but transparent: nothing would be left.
+        options |= {"SRC_ALPHA_MAX": "1"} if alphas else {}
+        view = target.warp(layer.dataset, add_alpha=not alphas, **options)
         # The warp has an alpha band whatever the file has: it marks what the file does not cover.
         mark = Mask(view, alphas[0] if alphas else view.count, "alpha")
         yield view, {band: band for band in rules}, (mark,)
