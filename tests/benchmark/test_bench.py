@@ -219,6 +219,8 @@ def test_a_run_that_is_ended_before_anything_is_measured_shows_nothing(run_cli, 
 def test_a_figure_that_cannot_be_written_loses_no_measurement(run_cli, tmp_path, monkeypatch):
     how = ("--networks", "fcn", "--side", 64, "--rounds", 1, "--engines", "torch", "--json")
     (tmp_path / "bench.svg").mkdir()
+    assert run_cli("bench", *how, "--plot", tmp_path / "new" / "bench.png")[0] == 0
+    assert (tmp_path / "new" / "bench.png").exists()
     code, out, err = run_cli("bench", *how, "--plot", tmp_path / "bench.svg")
     assert code == 1 and "there is a folder of this name" in err
     assert [one["what"] for one in json.loads(out)["measured"]] == ["forward", "training step"]

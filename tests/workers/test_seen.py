@@ -48,7 +48,14 @@ def test_side_files_sources_of_virtual_rasters_and_folders_are_compared(tmp_path
 
 def test_what_this_process_does_not_see_itself_is_not_compared(tmp_path):
     w = world.make(tmp_path)
-    for path in (str(tmp_path / "none.tif"), "s3://bucket/scene.tif", f"{w.scene}|layername=a", None):
+    for path in (
+        str(tmp_path / "none.tif"),
+        "s3://bucket/scene.tif",
+        "https://[bad/a.tif",
+        "http://h/item.json",
+        f"{w.scene}|layername=a",
+        None,
+    ):
         assert Seen.here(path) == Seen() and Seen.here(path, str(w.scene)) == Seen.here(str(w.scene))
     assert Seen().unlike() == ""
 

@@ -107,13 +107,14 @@ def run(
 def _check_plot(plot: Path | None) -> None:
     """Raises BadOption, BadFile for a figure that cannot be written: before minutes of work."""
     from labelscape.errors import BadOption
-    from labelscape.files import check_written, try_to_write
+    from labelscape.files import check_written, make_folder, try_to_write
 
     if plot is None:
         return
     if plot.suffix.lower() not in (".png", ".svg"):
         raise BadOption(f"--plot {plot} must end in .png or .svg.")
     check_written(plot)
+    make_folder(plot.parent)
     try_to_write(plot)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from labelscape.scenes.files import suffix_of
 from labelscape.scenes.stamps import NO_RASTERS, ON_SERVERS, stamps
 
 Facts = tuple[str, int | None, str]
@@ -49,7 +48,7 @@ class Seen:
 
 def _is_raster_there(path: str) -> bool:
     """Can this process read a raster on a server? An item is none, but names some."""
-    if not ON_SERVERS.search(path) or suffix_of(path) in NO_RASTERS:
+    if not ON_SERVERS.search(path) or Path(path.partition("?")[0]).suffix.lower() in NO_RASTERS:
         return False
     return None not in stamps((path,), served=True).values()
 
