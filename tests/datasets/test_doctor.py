@@ -592,3 +592,26 @@ def test_a_column_that_most_polygons_leave_empty_is_met_with_those_that_are_full
     assert "most polygons have no value in the column 'name'; full are fclass" in said
     assert column_report(file, attributes, LabelRules(class_column="fclass")) == []
     assert check_data([w.scene], [file], spec=LabelRules(class_column="name")).count(found) == 1
+
+
+def test_polygons_of_two_classes_on_one_place(tmp_path):
+    import pyogrio
+    import shapely
+
+    w = world.make(tmp_path)
+    x, y = w.transform @ (0, 0)
+
+    def found(left, kinds):
+        shapes = [shapely.box(x, y - 600, x + 400, y), shapely.box(x + left, y - 600, x + 800, y)]
+        file = tmp_path / "p.gpkg"
+        pyogrio.raw.write(
+            file, shapely.to_wkb(shapes), [np.array(kinds, object)], ["class"], geometry_type="Polygon",
+            crs=w.crs.to_wkt(),
+        )  # fmt: skip
+        return [f for f in check_data([w.scene], [file]) if f.kind == "overlap"]
+
+    (one,) = found(200, ["field", "wood"])
+    assert one.severity == "warning" and "25.0 % of the pixels under polygons are under" in one.text
+    # Neighbours share a border; of one class it does not matter which wins.
+    assert not found(400, ["field", "wood"])
+    assert not [f for f in found(200, ["field", "field"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio.shutil
 import shapely
@@ -131,6 +132,21 @@ def test_another_crs_is_taken_to_the_mosaics_grid(tmp_path):
     assert np.abs(patch.pixels[0][both] - expected[both]).max() < 1e-3
     top = round((~mosaic.grid.transform @ (world.NORTH_UP @ (0, 0)))[1])
     assert np.array_equal(patch.pixels[0, top : top + 50, :60], ramp[0]) and not patch.valid[:top, :120].any()
+
+
+def test_what_of_an_area_is_left_out_is_told(tmp_path):
+    """A map of the rest would be the map of another area."""
+    made = world.make(tmp_path, 60, 80)
+    x, y = world.NORTH_UP @ (10, 12)
+    shapes = [shapely.box(x, y - 200, x + 300, y), shapely.LineString([(x, y), (x + 9, y)])]
+    pyogrio.raw.write(
+        tmp_path / "a.gpkg", shapely.to_wkb(shapes), [], [], geometry_type="Unknown", crs="EPSG:32633"
+    )
+    with open_scene(made.scene, area=tmp_path / "a.gpkg") as scene:
+        (note,) = scene.notes
+        assert note.endswith("a.gpkg: 1 of 2 features are used as polygons; left out: 1 lines")
+        again = open_scene(scene, pixel_size=20)
+    assert again.notes == (note,)
 
 
 def test_an_area_cuts_and_masks(tmp_path):

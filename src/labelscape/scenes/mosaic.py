@@ -188,7 +188,8 @@ class MosaicScene(Scene):
         )
         self.nodata = None  # each part knows its own
         self.band_nodata = (None,) * len(self.bands)
-        self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+        said = dict.fromkeys(note for part in parts for note in part.notes)
+        self.notes = (*said, *(mask.notes if mask else ()))
         self.mask, self._parts = mask, tuple(parts)
         self._around = grid.window if around is None else around
         every = (placed_on(part, grid, self._around) for part in parts)
@@ -356,7 +357,7 @@ def _cut(grid: Grid, area: str | Path, name: str) -> tuple[Grid, PolygonIndex]:
 
     if not grid.is_georeferenced:
         raise BadInput(f"{name} has no coordinates, so it cannot be cropped to the area {area}.")
-    polygons = read_area(area, grid).geometries
+    polygons, _, notes = read_area(area, grid)
     xy = shapely.get_coordinates(polygons)
     # In pixels: bounds in the CRS would be far too wide on a rotated grid.
     columns, rows = ~grid.transform @ (xy[:, 0], xy[:, 1])
@@ -371,4 +372,4 @@ def _cut(grid: Grid, area: str | Path, name: str) -> tuple[Grid, PolygonIndex]:
             f"{south:.9g} to {north:.9g}. Check the CRS of both."
         )
     cut = grid.crop(window)
-    return cut, PolygonIndex(polygons, np.ones(len(polygons), np.uint8), cut)
+    return cut, PolygonIndex(polygons, np.ones(len(polygons), np.uint8), cut, notes)

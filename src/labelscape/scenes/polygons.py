@@ -37,17 +37,22 @@ class Polygons(NamedTuple):
 
 
 class PolygonIndex:
-    """Polygons in a grid's CRS with the value each burns, in a spatial index."""
+    """Polygons in a grid's CRS with the value each burns, in a spatial index. `notes` are those of their
+    file, such as on what was left out.
+    """
 
-    def __init__(self, geometries: np.ndarray, indices: np.ndarray, grid: Grid) -> None:
+    def __init__(
+        self, geometries: np.ndarray, indices: np.ndarray, grid: Grid, notes: Sequence[str] = ()
+    ) -> None:
         import shapely
 
+        self.notes = tuple(notes)
         self._geometries, self._indices, self._grid = geometries, indices, grid
         self._tree = shapely.STRtree(geometries)
 
     def on(self, grid: Grid) -> PolygonIndex:
         """The same polygons for another grid of the same CRS."""
-        return PolygonIndex(self._geometries, self._indices, grid)
+        return PolygonIndex(self._geometries, self._indices, grid, self.notes)
 
     def touches(self, window: Window) -> bool:
         """Does any polygon lie in a window, at least in part?"""
