@@ -68,6 +68,9 @@ def check_path(given: object, what: str) -> None:
         )
         raise WrongType(f"{what} must be given as a path; found {found.replace('builtins.', '')}.")
     text = os.fspath(given)
+    if not text:
+        # As a variable of a script that is not set: the current folder is not what was meant.
+        raise BadFile(f"{what} must be given as a path; found an empty text. The current folder is `.`.")
     # Addresses and what GDAL makes of them may be longer than a file's name.
     if isinstance(text, str) and "://" not in text and not text.startswith("/vsi"):
         for name in Path(text).parts:

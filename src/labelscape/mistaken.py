@@ -45,6 +45,8 @@ def no_such_file(path: str | Path) -> str:
     or the first folder on the way that there is not. Never raises.
     """
     text = str(path)
+    if os.path.islink(text):
+        return f"{text} is a link to {os.readlink(text)}, which does not exist."
     said, (folder, name) = f"{text} does not exist.", os.path.split(text)
     try:
         if folder and not os.path.isdir(folder):

@@ -271,3 +271,31 @@ def test_a_folder_of_bands_is_called_by_what_tells_it_apart(tmp_path, folder, na
         assert one.name == other.name == name
     (listed,) = find_scenes(place)
     assert listed.name == name
+
+
+def test_flags_and_classes_beside_bands_are_told(tmp_path):
+    """Landsat's and Sentinel-2's products have them in the same folder, and they are no measurements."""
+    for name in ("LC08_SR_B2", "LC08_SR_B3", "LC08_QA_PIXEL", "LC08_SR_QA_AEROSOL"):
+        world.write(tmp_path / f"{name}.TIF", np.ones((8, 8), np.uint16))
+    with Scene(tmp_path) as scene:
+        (note,) = scene.notes
+        assert "the bands PIXEL, AEROSOL (LC08_QA_PIXEL.TIF, LC08_SR_QA_AEROSOL.TIF) are flags" in note
+        assert note.endswith("`bands=B2,B3`")
+    with Scene(tmp_path, bands=["B3", "AEROSOL"]) as scene:
+        assert scene.notes == ()  # chosen by name
+    with Scene([tmp_path / "LC08_SR_B2.TIF", tmp_path / "LC08_SR_B3.TIF"]) as scene:
+        assert scene.notes == ()
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    world.write(tmp_path / "a.tif", np.ones((8, 8), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    for opened in (open_scene, Scene):
+        with pytest.raises(BadFile, match="found an empty text"):
+            opened("")
+
+
+def test_a_link_to_nothing_is_called_so(tmp_path):
+    (tmp_path / "a.tif").symlink_to(tmp_path / "gone.tif")
+    with pytest.raises(BadFile, match=r"a.tif is a link to .*gone.tif, which does not exist"):
+        Scene(tmp_path / "a.tif")

@@ -208,8 +208,8 @@ def test_collections_give_their_polygons_and_the_rest_is_counted(tmp_path):
     assert labels.legend.names == ["a", "g"]
     np.testing.assert_array_equal(labels.read(), np.where(LEFT_HALF == 0, 0, 1))
     assert labels.report[0].endswith(
-        "2 of 7 features are used as polygons; left out: 2 without geometry, 1 points, 1 lines, "
-        "1 other geometry"
+        "2 of 7 features are used as polygons; left out: 2 without a geometry that can be read, 1 points, "
+        "1 lines, 1 other geometry"
     )
     with pytest.raises(BadInput, match=r"holds 1 features but no polygon \(1 points\)"):
         read_polygons(write(tmp_path / "points.gpkg", [point]))

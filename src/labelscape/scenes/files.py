@@ -21,7 +21,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 
 from labelscape.errors import BadFile, BadInput, BadOption
-from labelscape.files import check_regular
+from labelscape.files import check_path, check_regular
 from labelscape.mistaken import no_such_file, what_it_is
 from labelscape.scenes.containers import is_zarr, rasters_in
 from labelscape.scenes.scene import Scene
@@ -343,6 +343,7 @@ def stack_files(source: Source | SharedDataset) -> list[str]:
     if isinstance(source, SharedDataset):
         return [source.dataset.name]
     if isinstance(source, (str, Path)):
+        check_path(source, "A scene")
         folder = Path(source)
         if not is_local(source) or not folder.is_dir() or is_zarr(folder):
             return [str(source)]

@@ -165,7 +165,7 @@ def _parts(geometry: object) -> list:
 def _kind(geometry: object) -> str:
     """What a feature that is no polygon is called."""
     if geometry is None or geometry.is_empty:
-        return "without geometry"
+        return "without a geometry that can be read"
     name = geometry.geom_type.removeprefix("Multi")
     return {"Point": "points", "LineString": "lines", "LinearRing": "lines"}.get(name, "other geometry")
 

@@ -39,6 +39,7 @@ from labelscape.scenes.sampling import PIECE_COLUMNS, sampled
 from labelscape.scenes.scene import Part, Patch, Scene, Units
 from labelscape.scenes.stack import (
     check_single,
+    flag_notes,
     match_band_names,
     name_in_stack,
     names_in_file,
@@ -155,6 +156,8 @@ class FileScene(Scene):
         self.nodata = nodata if nodata is not None else common_value([v for own in declared for v in own])
         found, beside = with_declared(found, datasets, self.bands, self._options["declared_nodata"] or {})
         self.notes = beside + _notes(given, found, files, named=band_names is not None)
+        if len(files) > 1 and band_names is None and self._options["bands"] is None:
+            self.notes += flag_notes(self.bands, files)
         # Masks are asked for last: after a damaged mask GDAL raises its error at the next call, whatever it
         # is.
         layers = [

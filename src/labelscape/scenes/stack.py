@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -125,6 +127,32 @@ def check_single(found: Sequence[BandsAndValidity], files: Sequence[str]) -> Non
             f"A band stack is made of single-band files; {multiband[0]} has several. Pass scenes one by "
             "one instead, or name the bands of all files in order with `band_names`."
         )
+
+
+FLAGS = {
+    *("qa", "bqa", "scl", "fmask", "udm", "udm2", "cldprb", "snwprb"),
+    *("msk", "mask", "label", "labels", "gt"),
+}
+"""Words in the names of files of flags and classes of Landsat, Sentinel-2 and Planet, and of labels."""
+
+
+def flag_notes(bands: Sequence[str], files: Sequence[str]) -> tuple[str, ...]:
+    """A line on the files of a band stack that are no measurements by their names, such as `..._QA_PIXEL.TIF`
+    beside Landsat's bands.
+    """
+    found = [
+        (band, os.path.basename(file))
+        for band, file in zip(bands, files, strict=True)
+        if FLAGS & set(re.split(r"[^a-z0-9]+", stem_of_place(file).lower()))
+    ]
+    if not found or len(found) == len(bands):
+        return ()
+    names = [name for name, _ in found]
+    others = ",".join(band for band in bands if band not in names)
+    return (
+        f"by the names of their files the bands {', '.join(names)} ({', '.join(file for _, file in found)}) "
+        f"are flags, classes or masks; they are read as measurements. Leave them out: `bands={others}`",
+    )
 
 
 def match_band_names(
