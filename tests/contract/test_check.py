@@ -473,6 +473,10 @@ def test_the_verb(model, tmp_path, run_cli):
     assert code == 0, err
     assert out.startswith("FITS\n")
     assert " s on cpu" in out or "minutes on cpu" in out
+    # One tile has no grid and no overlap.
+    assert "tiles    1: all of it at once (1.00 pixels predicted for each mapped)\n" in out
+    tiled = run_cli("check", checkpoint, good, "--tile-size", 64, "--overlap", 16, "--no-timing")
+    assert " pixels wide and seeing " in tiled[1], tiled
     code, out, err = run_cli("check", checkpoint, bad, "--no-timing", "--json")
     assert code == 1
     told = json.loads(out)

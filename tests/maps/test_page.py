@@ -169,6 +169,8 @@ def test_settings_are_words():
         "Nodata value given": "0",
     }
     assert settings_in_words({**facts, "tiles": 1})["Tiles"] == "1: the whole scene at once"
+    part = {**facts, "tiles": 1, "request": {**facts["request"], "area": "district.gpkg"}}
+    assert settings_in_words(part)["Tiles"] == "1: the whole area at once"
     assert settings_in_words({**facts, "crs": None})["Minimum mapping unit"].startswith("0.5 pixels")
 
 

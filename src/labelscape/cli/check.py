@@ -171,10 +171,13 @@ def print_check(result: CheckResult) -> None:
     if plan is None:
         return
     seen = f"{plan.forward_share:.2f} pixels predicted for each mapped"
-    print(
-        f"{'tiles':<9}{plan.tiles:,}, each {plan.core} pixels wide and seeing {plan.halo} more on each side "
-        f"({seen})"
+    # One tile holds all of the scene, or of the area: no grid and no overlap is seen.
+    tiles = (
+        "1: all of it at once"
+        if plan.tiles == 1
+        else f"{plan.tiles:,}, each {plan.core} pixels wide and seeing {plan.halo} more on each side"
     )
+    print(f"{'tiles':<9}{tiles} ({seen})")
     for warning in result.warnings:
         print(f"{'warning':<9}{warning}")
     # Only networks that see the whole tile have them, where they were measured after training.

@@ -57,7 +57,7 @@ def _tiles(facts: Mapping[str, Any]) -> str:
     count, core, halo, blend = (facts.get(key) or 0 for key in ("tiles", "core", "halo", "blend"))
     # A scene smaller than a tile has no overlap, whatever the plan says.
     if count == 1:
-        return "1: the whole scene at once"
+        return f"1: the whole {'area' if (facts.get('request') or {}).get('area') else 'scene'} at once"
     overlap = f", overlapping by {halo} pixels on each side" if halo else ", without overlap"
     joined = f"; neighbours blended over {blend} pixels" if blend else "; no blending"
     return f"{count:,} of {core} x {core} pixels{overlap}{joined}"
