@@ -27,6 +27,7 @@ from labelscape.checkpoint import Checkpoint, load
 from labelscape.cli.parsing import settings_of
 from labelscape.datasets.own import Dataset
 from labelscape.demo import FOREST, MLP, TTA, demo_data, demo_recipe
+from labelscape.errors import LabelscapeError
 from labelscape.evaluation.confusion import count
 from labelscape.evaluation.measure import scorer_for, tiles_with_truth
 from labelscape.evaluation.metrics import mean_iou, overall_accuracy
@@ -52,6 +53,7 @@ def main() -> None:
     a = arguments()
     with tempfile.TemporaryDirectory() as nowhere:
         folder = Path(a.keep or nowhere)
+        folder.mkdir(parents=True, exist_ok=True)
         models = {MLP: settings_of(a.settings), **dict(model_of(text, folder) for text in a.models)}
         if unknown := {one for mean in a.means for one in parts_of(mean)} - {FOREST, *models}:
             raise SystemExit(
@@ -201,9 +203,12 @@ def print_differences(found: list[Scores], name: str, base: str) -> None:
         spread = f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
         print(
             f"{measure}, {name} against {base}: {statistics.mean(gains):+.2f}{spread} points over "
-            f"{len(gains)} folds, better in {sum(gain > 0 for gain in gains)}"
+            f"{len(gains)} fold{'s' * (len(gains) > 1)}, better in {sum(gain > 0 for gain in gains)}"
         )
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LabelscapeError as error:  # settings that no recipe can have
+        raise SystemExit(str(error)) from None
