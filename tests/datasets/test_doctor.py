@@ -615,3 +615,26 @@ def test_polygons_of_two_classes_on_one_place(tmp_path):
     # Neighbours share a border; of one class it does not matter which wins.
     assert not found(400, ["field", "wood"])
     assert not [f for f in found(200, ["field", "field"])]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ((0, 1), (0, 255), True),
+        ((0, 1, 2), (0, 127, 254), True),
+        ((0, 1, 255), (0, 255), False),  # 255 is unlabelled
+        ((0, 1), (0, 2), False),  # other classes on other ground
+        ((0, 1, 2), (0, 1, 255), False),
+    ],
+)
+def test_masks_that_are_written_in_two_ways(tmp_path, first, second, told):
+    images, labels = [], []
+    for name, values in (("a", first), ("b", second)):
+        w = world.make(tmp_path, name=name)
+        images.append(w.scene)
+        stripes = np.indices(w.classes.shape)[0] // 10 % len(values)
+        labels.append(world.write(tmp_path / f"{name}_l.tif", np.array(values, np.uint8)[stripes]))
+    found = [f for f in check_data(images, labels) if f.kind == "codings"]
+    assert bool(found) == told
+    if told:
+        assert "Of the label files 1 hold small numbers" in found[0].text and found[0].severity == "warning"

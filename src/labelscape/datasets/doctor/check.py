@@ -31,6 +31,7 @@ from labelscape.datasets.doctor.labels import (
     reasoned,
     tally,
     thresholded,
+    two_codings,
 )
 from labelscape.datasets.doctor.polygons import check_polygons
 from labelscape.datasets.doctor.reading import Pair, Results, read_once
@@ -328,8 +329,13 @@ def _with_polygons(results: Results, pair: Pair) -> Pair:
 
 
 def _check_masks(results: Results) -> None:
-    """Black and white masks: where every label raster holds only 0 and 255, one finding for all of them."""
+    """Black and white masks: where every label raster holds only 0 and 255, or some of them are written in
+    another way than the others, one finding for all of them.
+    """
     read = [t for t in results.tallies.values() if t is not None]
+    named = results.spec.threshold is not None or class_names(results.spec) or results.spec.ignore_values
+    if not named and (problem := two_codings(read)):
+        results.findings.append(problem)
     if (
         read
         and all(is_hard_mask(t, results.spec) for t in read)
