@@ -422,3 +422,31 @@ def test_heights_beside_a_crs_are_no_other_crs_on_the_map(w, grid, tmp_path):
     etrs = CRS.from_user_input("EPSG:25833+7837")
     (note,) = notes_of(world.write(tmp_path / "e.tif", w.classes, transform=w.transform, crs=etrs), grid)
     assert "the labels are in ETRS89 / UTM zone 33N + DHHN2016 height, the scene in EPSG:32633: repro" in note
+
+
+def test_labels_that_count_longitudes_from_another_meridian(w, tmp_path):
+    """From 0 to 360 where the scene counts from -180: labels elsewhere on the Earth, or half of them gone."""
+    degrees = CRS.from_epsg(4326)
+    fine = Affine(0.001, 0, -170, 0, -0.001, -16)
+    east = Affine.translation(360, 0) @ fine
+    scene = world.write(tmp_path / "s.tif", w.pixels, transform=fine, crs=degrees)
+    labels = world.write(tmp_path / "l.tif", w.classes, transform=east, crs=degrees)
+    with Scene(scene) as opened:
+        np.testing.assert_array_equal(read(labels, opened.grid), w.classes)
+        assert notes_of(labels, opened.grid) == ()
+    utm = Affine(100, 0, 600_000, 0, -100, 8_230_000)
+    with Scene(world.write(tmp_path / "u.tif", w.pixels, transform=utm, crs=CRS.from_epsg(32702))) as opened:
+        straight = world.write(tmp_path / "m.tif", w.classes, transform=fine, crs=degrees)
+        np.testing.assert_array_equal(read(labels, opened.grid), read(straight, opened.grid))
+    # Whole Earths with other seams have two parts in common: one is read, and the other is told.
+    half = Affine(2.8125, 0, -180, 0, -1.875, 90)
+    whole = world.write(tmp_path / "w.tif", w.pixels, transform=half, crs=degrees)
+    other = world.write(
+        tmp_path / "o.tif", w.classes, transform=Affine.translation(180, 0) @ half, crs=degrees
+    )
+    with Scene(whole) as opened:
+        (note,) = notes_of(other, opened.grid)
+        assert "180 degrees of the scene stay unlabelled" in note
+        assert (read(other, opened.grid)[:, 64:] == w.classes[:, :64]).all()
+        same = world.write(tmp_path / "same.tif", w.classes, transform=half, crs=degrees)
+        assert notes_of(same, opened.grid) == ()

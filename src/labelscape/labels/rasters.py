@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
@@ -172,9 +173,13 @@ def in_one_crs(mine: Grid, grid: Grid) -> tuple[Grid, Grid] | None:
     """The grids of labels and scene in one CRS where each has coordinates; None where one has none.
 
     A transform without a CRS, as a world file gives it, is in the CRS of the other, unless it lies elsewhere.
-    Equal sizes that lie less than a pixel apart are meant pixel on pixel: None too.
+    Equal sizes that lie less than a pixel apart are meant pixel on pixel: None too. Labels in degrees are
+    turned round the Earth to where the scene is: one may count from 0 to 360, the other from -180.
     """
     if mine.is_georeferenced and grid.is_georeferenced:
+        turn = max(_overlaps(mine, grid).items(), key=lambda item: item[1], default=(0, 0))[0]
+        if turn:
+            mine = replace(mine, transform=Affine.translation(turn, 0) @ mine.transform)
         return mine, grid
     if mine.transform.is_identity or grid.transform.is_identity:
         return None
@@ -186,6 +191,20 @@ def in_one_crs(mine: Grid, grid: Grid) -> tuple[Grid, Grid] | None:
     if left >= east or right <= west or bottom >= north or top <= south:
         return None
     return replace(mine, crs=crs), replace(grid, crs=crs)
+
+
+def _overlaps(mine: Grid, grid: Grid) -> dict[int, float]:
+    """Degrees of longitude that labels in degrees and a scene have in common, where the labels lie (0, the
+    first) and a turn further west and east; empty for others.
+    """
+    if mine.crs is None or grid.crs is None or not mine.crs.is_geographic:
+        return {}
+    with suppress(Unrelated):  # whoever warps one to the other says so
+        left, _, right, _ = mine.bounds_of(mine.window)
+        west, _, east, _ = bounds_in(grid.bounds_of(grid.window), grid.crs, mine.crs)
+        if np.isfinite([left, right, west, east]).all():
+            return {turn: min(right + turn, east) - max(left + turn, west) for turn in (0, -360, 360)}
+    return {}
 
 
 def resampling(mine: Grid, grid: Grid) -> dict[str, str]:
@@ -204,8 +223,15 @@ def resampling(mine: Grid, grid: Grid) -> dict[str, str]:
             "sub-pixel": f"{_start(column, row)}, but without a CRS for both and with one size they are "
             f"taken pixel on pixel, which moves labels by {max(abs(column), abs(row)):.2f} pixels"
         }
-    mine, grid = both
     found = {}
+    # More than rounding: labels of the whole Earth touch their own copy.
+    beside = [part for part in _overlaps(mine, grid).values() if part > max(mine.pixel_size)]
+    if len(beside) > 1:
+        found["longitudes"] = (
+            "the labels begin at another meridian than the scene, and lie a turn away from some of it: "
+            f"{sum(beside) - max(beside):.6g} degrees of the scene stay unlabelled. Cut both at one meridian"
+        )
+    mine, grid = both
     one_crs = same(mine.crs, grid.crs)
     if not one_crs:
         names = [crs_text(one) for one in (mine, grid)]
