@@ -88,7 +88,7 @@ PACIFIC = Grid(CRS.from_epsg(4326), Affine(0.001, 0, 200, 0, -0.001, 10), 200, 3
 
 
 @pytest.mark.parametrize("grid", [BEYOND, PACIFIC])
-@pytest.mark.parametrize("how", ["split", "as the scene", "from -180", "utm"])
+@pytest.mark.parametrize("how", ["split", "not split", "as the scene", "from -180", "utm"])
 def test_longitudes_of_scene_and_polygons_may_differ_by_a_turn(tmp_path, grid, how):
     """A scene that counts on beyond 180, or from 0 to 360, and polygons that count from -180 on."""
     left, bottom, right, top = shapely.bounds(shapely.box(*grid.bounds_of(grid.window)).buffer(-0.06))
@@ -100,6 +100,8 @@ def test_longitudes_of_scene_and_polygons_may_differ_by_a_turn(tmp_path, grid, h
     if how == "split":
         parts = [shapely.intersection(whole, shapely.box(0, -90, 180, 90)), east]
         geometries = [shapely.MultiPolygon([part for part in parts if not part.is_empty])]
+    elif how == "not split":  # from 179.96 to -179.86: not the long way round, all but what was drawn
+        geometries = [shapely.transform(whole, lambda xy: np.where(xy > 180, xy - 360, xy))]
     elif how == "from -180":
         geometries, wanted = [east], shapely.intersection(whole, shapely.box(180, -90, 360, 90))
     elif how == "utm":
@@ -112,6 +114,15 @@ def test_longitudes_of_scene_and_polygons_may_differ_by_a_turn(tmp_path, grid, h
     expected = rasterize([wanted], grid.shape, transform=grid.transform) == 1
     assert expected.sum() > 3000
     assert (found != expected).sum() <= 0.01 * expected.sum()
+
+
+def test_a_side_round_the_world_is_no_crossing_elsewhere(tmp_path):
+    """An area of nearly all the Earth, as a rectangle, in a scene of Europe and in one of the Earth."""
+    path = write(tmp_path / "a.gpkg", [shapely.box(-170, -60, 170, 70)], "EPSG:4326")
+    europe = Grid(CRS.from_epsg(4326), Affine(0.01, 0, 10, 0, -0.01, 50), 200, 300)
+    assert burned(path, europe).all()
+    earth = Grid(CRS.from_epsg(4326), Affine(1, 0, -180, 0, -1, 90), 180, 360)
+    assert burned(path, earth).sum() == 340 * 130
 
 
 def test_labels_from_minus_180_train_a_scene_from_0_to_360(tmp_path):

@@ -271,13 +271,40 @@ def _at_all_longitudes(geometries: np.ndarray, grid: Grid) -> np.ndarray:
     if not grid.is_georeferenced or not is_geographic(grid.crs):
         return geometries
     scene = shapely.box(*grid.bounds_of(grid.window))
-    found = geometries
+    geometries = found = _across_the_antimeridian(geometries, scene)
     for turn in (-360, 360):
         there = shapely.transform(geometries, partial(np.add, (turn, 0)))
         here = shapely.intersects(there, scene)
         if here.any():
             found = found.copy() if found is geometries else found
             found[here] = shapely.union(found[here], there[here])
+    return found
+
+
+def _across_the_antimeridian(geometries: np.ndarray, scene: object) -> np.ndarray:
+    """Geometries in degrees of which those with a side from 179.9 to -179.9 cross the antimeridian, where
+    they lie in the scene then, as they do in scenes of other CRSs (`_bent`): the long way round, they would
+    be all of the Earth but what was drawn.
+    """
+    import shapely
+
+    west, _, east, _ = scene.bounds
+    xy, of = shapely.get_coordinates(geometries, return_index=True)
+    step = np.abs(np.diff(xy[:, 0]))
+    wide = np.unique(of[1:][(of[1:] == of[:-1]) & (step > 180) & (step < 360 - 1e-6)])
+    # In a scene as wide as the world both may be meant: there they are read as written.
+    if not len(wide) or east - west > 180:
+        return geometries
+    short = shapely.transform(
+        geometries[wide],
+        lambda xy: np.column_stack([np.where(xy[:, 0] < 0, xy[:, 0] + 360, xy[:, 0]), xy[:, 1]]),
+    )
+    broken = ~shapely.is_valid(short)
+    short[broken] = shapely.make_valid(short[broken], method="structure", keep_collapsed=False)
+    back = shapely.transform(short, partial(np.add, (-360, 0)))
+    here = shapely.intersects(short, scene) | shapely.intersects(back, scene)
+    found = geometries.copy()
+    found[wide[here]] = short[here]
     return found
 
 
