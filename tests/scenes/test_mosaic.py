@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyogrio
 import pytest
+import rasterio
 import rasterio.shutil
 import shapely
 import world
@@ -132,6 +133,26 @@ def test_another_crs_is_taken_to_the_mosaics_grid(tmp_path):
     assert np.abs(patch.pixels[0][both] - expected[both]).max() < 1e-3
     top = round((~mosaic.grid.transform @ (world.NORTH_UP @ (0, 0)))[1])
     assert np.array_equal(patch.pixels[0, top : top + 50, :60], ramp[0]) and not patch.valid[:top, :120].any()
+
+
+def test_a_part_without_a_scale_is_no_hundredth_of_its_neighbour(tmp_path):
+    """1 and 0 are what GDAL says of a file that declares nothing: the others would be divided."""
+    pixels = np.full((2, 10, 12), 5000, np.uint16)
+    beside = world.NORTH_UP @ Affine.translation(12, 0)
+    parts = [world.write(tmp_path / "a.tif", pixels)]
+    parts.append(world.write(tmp_path / "b.tif", pixels, transform=beside))
+    for stated in (0, 1):
+        with rasterio.open(parts[stated], "r+") as file:
+            file.scales, file.offsets = (0.0001, 0.0001), (-0.1, -0.1)
+        with open_scene(parts) as scene:
+            assert scene.dtype == np.uint16 and (scene.read().pixels == 5000).all()
+            assert scene.units == ((0.0001, -0.1),) * 2
+            told = [note for note in scene.notes if "declare no scale and offset" in note]
+            assert len(told) == (stated == 0)
+    with rasterio.open(parts[0], "r+") as file:
+        file.offsets = (0, 0)
+    with open_scene(parts) as scene:  # both state theirs: 5000 less 0.1 is 4000
+        assert {*np.unique(scene.read().pixels).tolist()} == {4000, 5000}
 
 
 def test_what_of_an_area_is_left_out_is_told(tmp_path):

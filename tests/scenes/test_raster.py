@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import world
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.shutil import copy
@@ -299,3 +300,15 @@ def test_a_link_to_nothing_is_called_so(tmp_path):
     (tmp_path / "a.tif").symlink_to(tmp_path / "gone.tif")
     with pytest.raises(BadFile, match=r"a.tif is a link to .*gone.tif, which does not exist"):
         Scene(tmp_path / "a.tif")
+
+
+def test_a_height_model_whose_crs_has_heights_is_a_band(tmp_path):
+    world.write(tmp_path / "red.tif", np.full((8, 8), 3, np.float32))
+    high = CRS.from_user_input("EPSG:32633+5773")
+    half = world.NORTH_UP @ Affine.scale(2)
+    world.write(tmp_path / "dsm.tif", np.full((8, 8), 7, np.float32), crs=high)
+    world.write(tmp_path / "slope.tif", np.full((4, 4), 9, np.float32), crs=high, transform=half)
+    with Scene(tmp_path) as scene:
+        patch = scene.read()
+    assert scene.bands == ("dsm", "red", "slope") and patch.valid.all()
+    assert [float(band.mean()) for band in patch.pixels] == [7, 3, 9]

@@ -22,13 +22,22 @@ from labelscape.grid import Grid, Window, check_window
 from labelscape.scenes.files import Files, Source, name_of_folder, stack_files
 from labelscape.scenes.given import scene_given
 from labelscape.scenes.memory import HeldScene, read_whole
-from labelscape.scenes.placing import SAME_PIXEL, file_part, is_stack, mosaic_grid, placed_on, resized
+from labelscape.scenes.placing import (
+    SAME_PIXEL,
+    declares,
+    file_part,
+    is_stack,
+    mosaic_grid,
+    placed_on,
+    resized,
+)
 from labelscape.scenes.polygons import PolygonIndex, read_area
 from labelscape.scenes.raster import FileScene
 from labelscape.scenes.sampling import sampled
 from labelscape.scenes.scene import Part, Patch, Scene, Units
 from labelscape.scenes.stac import described, is_stac, name_of
 from labelscape.scenes.stac_many import document_of
+from labelscape.text import some
 
 MAX_OPEN = 32
 """Scenes of a mosaic whose files are open at a time (ours); systems limit the open files of a process."""
@@ -177,19 +186,23 @@ class MosaicScene(Scene):
         units: Units | None = None,
         around: Window | None = None,
     ) -> None:
-        """`units` are those of the pixels read, by default the first part's; parts with other units are
-        converted, and the scene is then float32. `around` is what can be read beside the grid too.
+        """`units` are those of the pixels read, by default those of the first part that declares some; parts
+        with other units are converted, and the scene is then float32. `around` is what can be read beside the
+        grid too.
         """
         self.source, self.name, self.grid = source, name, grid
-        self.bands, self.units = parts[0].bands, units or parts[0].units
+        self._stated = next((part.units for part in parts if declares(part.units)), parts[0].units)
+        self.bands, self.units = parts[0].bands, units or self._stated
         # Converted values have fractions.
         self.dtype = (
-            parts[0].dtype if all(part.units == self.units for part in parts) else np.dtype(np.float32)
+            parts[0].dtype
+            if all(self._units_of(part) == self.units for part in parts)
+            else np.dtype(np.float32)
         )
         self.nodata = None  # each part knows its own
         self.band_nodata = (None,) * len(self.bands)
         said = dict.fromkeys(note for part in parts for note in part.notes)
-        self.notes = (*said, *(mask.notes if mask else ()))
+        self.notes = (*said, *_silent_parts(parts), *(mask.notes if mask else ()))
         self.mask, self._parts = mask, tuple(parts)
         self._around = grid.window if around is None else around
         every = (placed_on(part, grid, self._around) for part in parts)
@@ -271,12 +284,19 @@ class MosaicScene(Scene):
                     break
         return Patch(pixels, valid & wanted, window, None if self.mask is None else valid & ~wanted)
 
+    def _units_of(self, part: Part) -> Units:
+        """A part that declares no scale and offset has those of its neighbours: it is of the same type, and
+        would else differ from them by the scale.
+        """
+        return part.units if declares(part.units) else self._stated
+
     def _converted(self, values: np.ndarray, part: Part, bands: Sequence[str] | None) -> np.ndarray:
         """Values (B, N) of a part in this scene's units."""
-        if part.units == self.units:
+        units = self._units_of(part)
+        if units == self.units:
             return values
         chosen = [self.index(band) for band in bands or self.bands]
-        theirs, mine = np.array(part.units)[chosen], np.array(self.units)[chosen]
+        theirs, mine = np.array(units)[chosen], np.array(self.units)[chosen]
         # value * theirs.scale + theirs.offset == result * mine.scale + mine.offset
         factors, offsets = theirs[:, 0] / mine[:, 0], (theirs[:, 1] - mine[:, 1]) / mine[:, 0]
         return (values * factors[:, None] + offsets[:, None]).astype(np.float32)
@@ -341,6 +361,17 @@ def _resized(grid: Grid, around: Window, pixel_size: float, name: str) -> tuple[
     right = math.ceil((grid.width - around.left) / times - SAME_PIXEL)
     part = Window(top, left, max(1, bottom - top), max(1, right - left)) & whole.window
     return whole.crop(part), Window(-part.top, -part.left, *whole.shape)
+
+
+def _silent_parts(parts: Sequence[Part]) -> tuple[str, ...]:
+    """A line where some parts declare a scale and offset, and others none."""
+    stated, silent = ([p for p in parts if declares(p.units) == which] for which in (True, False))
+    if not stated or not silent:
+        return ()
+    return (
+        f"{some((p.title for p in silent), 3)} declare no scale and offset, and {stated[0].title} does: "
+        "their values are taken to have the same. Declare others: gdal_edit.py -scale S -offset O FILE",
+    )
 
 
 def _mask_of(scene: Scene) -> PolygonIndex | None:

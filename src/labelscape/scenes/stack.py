@@ -10,9 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.windows import Window as RasterioWindow
 
+from labelscape.crs import same
 from labelscape.errors import BadInput
 from labelscape.scenes.containers import names_on_axis
 from labelscape.scenes.files import stem_of_place
@@ -106,7 +108,7 @@ def warped_to_finest(layers: Sequence[Layer], handles: ExitStack) -> list[Layer]
     laid = []
     for layer, own in zip(layers, bounds[1:]):
         apart = np.abs(np.subtract(own, bounds[0])) / [width, height, width, height]
-        if layer.grid.crs != finest.grid.crs or apart.max() > SAME_GROUND:
+        if not _one_crs(layer.grid.crs, finest.grid.crs) or apart.max() > SAME_GROUND:
             raise BadInput(
                 f"{layer.title} and {finest.title} do not cover the same ground: they are not a band stack."
             )
@@ -117,6 +119,11 @@ def warped_to_finest(layers: Sequence[Layer], handles: ExitStack) -> list[Layer]
             else warped([layer], finest.grid, Resampling.bilinear, handles, spread=is_spread(layers))
         )
     return laid
+
+
+def _one_crs(one: CRS | None, other: CRS | None) -> bool:
+    """Is it one CRS on the map? A height model's may have heights, which its neighbours' lacks."""
+    return one == other or (one is not None and other is not None and same(one, other))
 
 
 def check_single(found: Sequence[BandsAndValidity], files: Sequence[str]) -> None:
