@@ -450,3 +450,18 @@ def test_labels_that_count_longitudes_from_another_meridian(w, tmp_path):
         assert (read(other, opened.grid)[:, 64:] == w.classes[:, :64]).all()
         same = world.write(tmp_path / "same.tif", w.classes, transform=half, crs=degrees)
         assert notes_of(same, opened.grid) == ()
+
+
+@pytest.mark.parametrize("error", [0, 0.5, 1, 2])
+def test_labels_that_lerc_has_changed_are_refused(w, grid, tmp_path, error):
+    """With an error of 1 some 8 become 9: a class that nobody drew."""
+    classes = (w.classes * 3 + 5).astype(np.uint8)
+    path = world.write(tmp_path / "l.tif", classes, compress="LERC", max_z_error=error)
+    if error < 1:
+        np.testing.assert_array_equal(read(path, grid), w.classes)
+    else:
+        with pytest.raises(
+            BadInput, match=f"was saved as LERC with an error of up to {error}, which changes"
+        ):
+            open_labels(path, grid)
+        assert "error" in {f.severity for f in check_data([w.scene], [path])}

@@ -168,6 +168,10 @@ def compression_of(dataset: rasterio.DatasetReader) -> str | None:
         return "JPEG"
     if said.get("COMPRESSION_REVERSIBILITY", "").startswith("LOSSY"):
         return f"lossy {said.get('COMPRESSION', dataset.driver)}"
+    # LERC changes values by up to this much; whole numbers stay below 1.
+    error = said.get("MAX_Z_ERROR", "0")
+    if error.replace(".", "", 1).isdecimal() and float(error) >= 1:
+        return f"{said.get('COMPRESSION', 'LERC')} with an error of up to {error}"
     return None
 
 
