@@ -465,3 +465,29 @@ def test_labels_that_lerc_has_changed_are_refused(w, grid, tmp_path, error):
         ):
             open_labels(path, grid)
         assert "error" in {f.severity for f in check_data([w.scene], [path])}
+
+
+INTERPOLATED = """<VRTDataset rasterXSize="{0}" rasterYSize="48"><SRS>EPSG:32633</SRS>
+<GeoTransform>{2}</GeoTransform><VRTRasterBand dataType="Byte" band="1"><SimpleSource resampling="{1}">
+<SourceFilename relativeToVRT="1">whole.tif</SourceFilename><SourceBand>1</SourceBand>
+<SrcRect xOff="0" yOff="0" xSize="{3}" ySize="{4}"/><DstRect xOff="0" yOff="0" xSize="{0}" ySize="48"/>
+</SimpleSource></VRTRasterBand></VRTDataset>"""
+
+
+@pytest.mark.parametrize("method", ["average", "bilinear", "nearest", "mode"])
+@pytest.mark.parametrize("resized", [True, False])
+def test_labels_that_a_virtual_raster_interpolates_are_refused(w, grid, tmp_path, method, resized):
+    """gdalbuildvrt -r average makes class 1 between 0 and 2; where nothing is resized it makes nothing."""
+    world.write(tmp_path / "whole.tif", np.roll(w.classes, 1, 0) * 3, transform=w.transform)
+    scale = 2 if resized else 1
+    t = w.transform @ Affine.scale(scale)
+    place = ",".join(map(str, (t.c, t.a, t.b, t.f, t.d, t.e)))
+    text = INTERPOLATED.format(64, method, place, 64 * scale, 48 * scale)
+    (tmp_path / "l.vrt").write_text(text)
+    if resized and method in ("average", "bilinear"):
+        with pytest.raises(BadInput, match=f"a virtual raster that resamples by {method}, which changes"):
+            open_labels(tmp_path / "l.vrt", grid)
+    else:
+        labels = open_labels(tmp_path / "l.vrt", grid)
+        assert set(labels.legend.values) <= {0, 3, 6}
+        labels.close()

@@ -8,6 +8,7 @@ values that the user calls unlabelled are no class, and a masked pixel is none, 
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as xml
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,11 +169,48 @@ def compression_of(dataset: rasterio.DatasetReader) -> str | None:
         return "JPEG"
     if said.get("COMPRESSION_REVERSIBILITY", "").startswith("LOSSY"):
         return f"lossy {said.get('COMPRESSION', dataset.driver)}"
+    if dataset.driver == "VRT" and (method := _interpolated(dataset)):
+        return f"a virtual raster that resamples by {method}"
     # LERC changes values by up to this much; whole numbers stay below 1.
     error = said.get("MAX_Z_ERROR", "0")
     if error.replace(".", "", 1).isdecimal() and float(error) >= 1:
         return f"{said.get('COMPRESSION', 'LERC')} with an error of up to {error}"
     return None
+
+
+def _interpolated(dataset: rasterio.DatasetReader) -> str | None:
+    """The method by which a virtual raster makes new values of those of its files; None without one."""
+    try:
+        root = xml.fromstring(
+            dataset.tags(ns="xml:VRT").get("xml:VRT", "") or Path(dataset.name).read_bytes()
+        )
+    except (OSError, ValueError, xml.ParseError):  # made in memory, or by GDAL from another text
+        return None
+    warped = [one.text or "" for one in root.iter("ResampleAlg")]
+    sources = (one for one in root.iter() if one.get("resampling"))
+    resized = [one.get("resampling", "") for one in sources if _size(one, "SrcRect") != _size(one, "DstRect")]
+    methods = (method.lower() for method in (*warped, *resized))
+    return next((method for method in methods if method not in WHOLE), None)
+
+
+WHOLE = (
+    "",
+    "near",
+    "nearest",
+    "nearestneighbour",
+    "nearestneighbor",
+    "mode",
+    "min",
+    "max",
+    "minimum",
+    "maximum",
+)
+"""Methods of resampling whose values are those of the files."""
+
+
+def _size(source: xml.Element, rect: str) -> tuple[float, ...]:
+    found = source.find(rect)
+    return () if found is None else tuple(float(found.get(side, "0")) for side in ("xSize", "ySize"))
 
 
 def check_lossless(dataset: rasterio.DatasetReader, rules: LabelRules) -> None:
