@@ -8,6 +8,7 @@ import difflib
 import itertools
 import os
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from contextlib import suppress
@@ -47,6 +48,8 @@ def no_such_file(path: str | Path) -> str:
     text = str(path)
     if os.path.islink(text):
         return f"{text} is a link to {os.readlink(text)}, which does not exist."
+    if not text:
+        return "An empty path was given, which is no file."
     said, (folder, name) = f"{text} does not exist.", os.path.split(text)
     try:
         if folder and not os.path.isdir(folder):
@@ -57,10 +60,19 @@ def no_such_file(path: str | Path) -> str:
         return said
     # Sorted: the order of a folder's entries is that of the disk.
     there = sorted(one for one in there if one.isprintable() and not one.startswith("."))
+    if twin := next((one for one in there if _composed(one) == _composed(name)), None):
+        return (
+            f"{said} {os.path.join(folder, twin)} does, whose accents are stored in another way (as on "
+            "macOS): take the name as the folder lists it, or rename the file."
+        )
     near = difflib.get_close_matches(name.lower(), {one.lower() for one in there}, n=1, cutoff=LIKE)
     same = [one for one in there if Path(one).stem.lower() == Path(name).stem.lower()]
     meant = next((one for one in there if one.lower() in near), None) or next(iter(same), None)
     return f"{said} Did you mean {os.path.join(folder, meant)}?" if meant else said
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _gone(folder: str) -> str:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -12,6 +13,7 @@ import world
 
 from labelscape.checkpoint import load
 from labelscape.errors import BadFile, BadInput
+from labelscape.mistaken import no_such_file
 from labelscape.scenes.files import open_raster
 from labelscape.scenes.vectors import VectorSource, layers_of, read_features
 
@@ -90,3 +92,11 @@ def test_a_layer_that_qgis_gives_by_its_number(tmp_path):
     for wrong in ("3", "-1", "x"):
         with pytest.raises(BadInput, match=f"no layer of the number {wrong}: it has the layers a, b, c"):
             VectorSource.of(f"{path}|layerid={wrong}")
+
+
+def test_a_file_whose_accents_are_stored_in_another_way_is_named(tmp_path):
+    (tmp_path / unicodedata.normalize("NFD", "\u00e9t\u00e9.tif")).write_bytes(b"x")
+    text = no_such_file(tmp_path / "\u00e9t\u00e9.tif")
+    assert "does, whose accents are stored in another way" in text
+    assert unicodedata.normalize("NFD", "\u00e9t\u00e9.tif does") in text
+    assert no_such_file("") == "An empty path was given, which is no file."
