@@ -347,3 +347,11 @@ def test_settings_of_the_right_kind_in_any_container():
 def test_a_key_that_is_no_text_is_an_unknown_setting():
     with pytest.raises(UnknownName, match="No setting of LabelRules is called '1'"):
         LabelRules.of({1: "water"})
+
+
+def test_what_nothing_shows_makes_no_other_class():
+    for seen_alike in ("wood\u200b", "\ufeffwood", "wo\u00adod", " wood\u2060", "wood\u00a0"):
+        assert class_name(seen_alike) == "wood"
+    assert alike(["x", "\uff58", "y"]) == [("x", "\uff58")]  # as wide as a Chinese character
+    # What joins letters of a word is part of how it is written.
+    assert class_name("\u0645\u06cc\u200c\u062e") == "\u0645\u06cc\u200c\u062e"

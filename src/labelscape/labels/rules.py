@@ -176,26 +176,35 @@ def LabelSpec(
     )
 
 
+WITHOUT_WIDTH = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))
+"""Characters that nothing shows: a blank and a joint without width, the byte order mark, the soft hyphen."""
+
+
 def class_name(value: object) -> str:
     """The class name that a value of a column stands for, "" for none.
 
     Whole numbers have no decimals, because a column of whole numbers with an empty cell is read as
-    fractions. Blanks around a name, repeated blanks, and the two ways of writing an accent in Unicode cannot
-    be seen, and make no other class; upper and lower case do.
+    fractions. Blanks around a name, repeated blanks, characters without width (such as the mark that Excel
+    begins a file with), and the two ways of writing an accent in Unicode cannot be seen, and make no other
+    class; upper and lower case do.
     """
     if value is None or value is np.ma.masked or value != value:  # NaN, and dates that are empty
         return ""
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
-    return " ".join(unicodedata.normalize("NFC", str(value)).split())
+    return " ".join(unicodedata.normalize("NFC", str(value).translate(WITHOUT_WIDTH)).split())
 
 
 def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Groups of class names that differ in case only, or as numbers do not differ at all (`1` and `01`)."""
+    """Groups of class names that differ in case or the width of their letters only, or as numbers do not
+    differ at all (`1` and `01`).
+    """
     groups: dict[object, list[str]] = {}
     for name in dict.fromkeys(names):
         number = re.fullmatch(r"[+-]?\d+(\.\d*)?", name)
-        groups.setdefault(float(name) if number else name.casefold(), []).append(name)
+        groups.setdefault(
+            float(name) if number else unicodedata.normalize("NFKC", name).casefold(), []
+        ).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
