@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "labelscape"
 FLOORS = (
     {"errors", "version", "text", "mistaken", "imports"},
     {"crs"},
-    {"grid", "legend", "files", "progress", "stages", "batch_script"},
+    {"grid", "legend", "files", "progress", "stages", "batch_script", "tensor_file"},
     {"qgis_install"},
     {"scenes"},
     {"labels"},

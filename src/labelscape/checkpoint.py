@@ -29,6 +29,7 @@ from labelscape.files import check_path, written_whole
 from labelscape.legend import Legend
 from labelscape.mistaken import no_such_file, what_it_is
 from labelscape.model_places import local_model
+from labelscape.tensor_file import check_header, check_tensors, write_tensors
 from labelscape.text import printable, some
 
 FORMAT = "labelscape-1"
@@ -247,7 +248,7 @@ def save(checkpoint: Checkpoint, path: str | Path, *, half: bool = False) -> Pat
     # safetensors sorts by name and type: the same weights give the same bytes.
     content = to_bytes(weights, metadata={"labelscape": json.dumps(checkpoint.describe())})
     with written_whole(path, overwrite=True) as part:
-        part.write_bytes(content)
+        write_tensors(part, content)
     return path
 
 
@@ -272,6 +273,7 @@ def description(path: str | Path) -> dict:
             f"{path} is a safetensors file without Labelscape's description: it was not made by `labelscape "
             "train` or an import."
         )
+    check_header(path)
     try:
         fields = json.loads(meta)
     except (ValueError, RecursionError) as error:
@@ -337,6 +339,7 @@ def load(path: str | Path) -> Checkpoint:
     path = Path(path)
     with _opened(path) as file:
         weights = {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    check_tensors(path)
     beside = {key: weights.pop(key) for key in [*weights] if key.startswith(PREFIX)}
     for key, values in weights.items():
         # A NaN in the weights makes every pixel the first class, without an error.

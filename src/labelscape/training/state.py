@@ -18,6 +18,7 @@ from torch import Tensor
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.scenes.stamps import unlike
+from labelscape.tensor_file import check_header, check_tensors, write_tensors
 from labelscape.training.optimizers import pack, unpack
 from labelscape.training.recipe import in_todays_words
 
@@ -86,7 +87,7 @@ def save_state(
         metadata={"labelscape-state": json.dumps(facts)},
     )
     with written_whole(path, overwrite=True) as part:
-        part.write_bytes(content)
+        write_tensors(part, content)
 
 
 def load_state(
@@ -107,6 +108,8 @@ def load_state(
 
     try:
         with safe_open(path, framework="pt") as file:
+            check_header(path)
+            check_tensors(path)
             facts = json.loads(file.metadata()["labelscape-state"])
             # Copies: Windows replaces no file that is still mapped into memory.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
