@@ -41,7 +41,8 @@ def check_header(path: Path) -> None:
 
 
 def check_tensors(path: Path) -> None:
-    """Raises BadFile where the tensors of a safetensors file are not those that were written."""
+    """Raises BadFile where the tensors of a safetensors file, or its header, changed after it was written."""
+    check_header(path)
     header, start = _header(path)
     if not (known := _known(header)):
         return

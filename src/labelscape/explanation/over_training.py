@@ -14,7 +14,7 @@ from labelscape.explanation.analysis import Found, Look, caption
 from labelscape.explanation.drawing import COLOURS, FAINT, blank, tidy
 from labelscape.explanation.mswbn import branch_names, weights_of
 from labelscape.explanation.mswbn import why_not as why_no_branches
-from labelscape.tensor_file import check_header, check_tensors
+from labelscape.tensor_file import check_tensors
 
 
 def why_not(look: Look) -> str:
@@ -38,7 +38,6 @@ def saved_weights(folder: Path, network: str) -> dict[int, dict[str, torch.Tenso
                 step, prefix = _step_of(about, network)
                 if step is None:
                     continue
-                check_header(path)
                 check_tensors(path)
                 names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
                 # Cloned: the file is mapped into memory, and may be replaced while its run goes on.

@@ -133,7 +133,7 @@ def polygon_names(
         return np.full(count, "labelled")
     values = [_single(value) for value in attributes[column]]
     for stored, value in zip(attributes[column], values):
-        if isinstance(value, (list, dict, bytes)):
+        if isinstance(value, NO_NAME):
             what = "bytes" if isinstance(value, bytes) else "lists or JSON objects"
             raise BadInput(
                 f"The column {column!r} of {source} holds {what} such as {str(stored)[:60]}; one class "
@@ -147,6 +147,10 @@ def polygon_names(
             "`class_column`."
         )
     return names
+
+
+NO_NAME = (list, dict, bytes)
+"""Kinds of values, after `_single`, that name no class."""
 
 
 def _single(value: object) -> object:
@@ -171,7 +175,7 @@ def _single(value: object) -> object:
 
 def _may_be_text(values: np.ndarray) -> bool:
     """May a column name classes? One of lists or bytes that no text is does not."""
-    return values.dtype == object and not any(isinstance(_single(v), (list, dict, bytes)) for v in values)
+    return values.dtype == object and not any(isinstance(_single(v), NO_NAME) for v in values)
 
 
 def column_report(source: str | Path, attributes: Mapping[str, np.ndarray], rules: LabelRules) -> list[str]:

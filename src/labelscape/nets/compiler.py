@@ -33,7 +33,7 @@ def compiler_later() -> Iterator[None]:
     try:
         yield
     finally:
-        _forget(stand_ins)
+        forget(stand_ins)
         _attach_modules()
 
 
@@ -43,11 +43,11 @@ class Later(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # Python asks for these of any module, and does without
             raise AttributeError(f"{self.__name__} has no {name}")
-        _forget({key: module for key, module in sys.modules.items() if isinstance(module, Later)})
+        forget({key: module for key, module in sys.modules.items() if isinstance(module, Later)})
         return getattr(importlib.import_module(self.__name__), name)
 
 
-def _forget(stand_ins: dict[str, ModuleType]) -> None:
+def forget(stand_ins: dict[str, ModuleType]) -> None:
     for name, module in stand_ins.items():
         if sys.modules.get(name) is module:
             del sys.modules[name]

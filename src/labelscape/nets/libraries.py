@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 
 from labelscape.imports import importing
-from labelscape.nets.compiler import Later, compiler_later
+from labelscape.nets.compiler import Later, compiler_later, forget
 
 MISSING = ("nms", "qnms")
 """Operators that torchvision describes to torch at import without asking whether its compiled part is
@@ -43,8 +43,7 @@ def _tracker_later() -> Iterator[None]:
     try:
         yield
     finally:
-        if sys.modules.get("wandb") is stand_in:
-            del sys.modules["wandb"]
+        forget({"wandb": stand_in})
 
 
 @cache

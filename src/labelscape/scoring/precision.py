@@ -179,7 +179,7 @@ def _read_each(scorer: Scorer, batches: Iterable[Batch]) -> Iterator[Read]:
             continue
         shape = _most(plan)
         waiting = quarters.setdefault(shape, [])
-        part = _quarter(Window(0, 0, *shape), len(waiting))
+        part = _quarter(shape, len(waiting))
         seen = _within(tiles[0].seen, part)
         # At the scene's far border tiles may be smaller than that.
         if seen.shape == part.shape:
@@ -191,11 +191,11 @@ def _read_each(scorer: Scorer, batches: Iterable[Batch]) -> Iterator[Read]:
             yield _joined(waiting, shape)
 
 
-def _quarter(whole: Window, number: int) -> Window:
-    """From the top left (0) to the bottom right (3); together they are the whole."""
-    high, wide = (-(-side // 2) for side in whole.shape)
+def _quarter(shape: tuple[int, int], number: int) -> Window:
+    """Of an image, from the top left (0) to the bottom right (3); together they are all of it."""
+    high, wide = (-(-side // 2) for side in shape)
     down, right = divmod(number, 2)
-    return Window(whole.top + down * high, whole.left + right * wide, high, wide) & whole
+    return Window(down * high, right * wide, high, wide) & Window(0, 0, *shape)
 
 
 def _within(tile: Window, part: Window) -> Window:
@@ -211,13 +211,13 @@ def _joined(quarters: Sequence[Read], shape: tuple[int, int]) -> Read:
     """
     import torch
 
-    whole, valid = Window(0, 0, *shape), torch.zeros(1, *shape, dtype=torch.bool)
+    valid = torch.zeros(1, *shape, dtype=torch.bool)
     joined = [
         torch.zeros(1, image.shape[1], *shape).contiguous(memory_format=torch.channels_last)
         for image in quarters[0][0]
     ]
     for number, (images, inside) in enumerate(quarters):
-        place = (..., *_quarter(whole, number).inset_of(whole))
+        place = (..., *_quarter(shape, number).inset_of(Window(0, 0, *shape)))
         valid[place] = inside
         for made, image in zip(joined, images):
             made[place] = image

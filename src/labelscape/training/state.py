@@ -18,7 +18,7 @@ from torch import Tensor
 from labelscape.errors import BadFile
 from labelscape.files import written_whole
 from labelscape.scenes.stamps import unlike
-from labelscape.tensor_file import check_header, check_tensors, write_tensors
+from labelscape.tensor_file import check_tensors, write_tensors
 from labelscape.training.optimizers import pack, unpack
 from labelscape.training.recipe import in_todays_words
 
@@ -108,7 +108,6 @@ def load_state(
 
     try:
         with safe_open(path, framework="pt") as file:
-            check_header(path)
             check_tensors(path)
             facts = json.loads(file.metadata()["labelscape-state"])
             # Copies: Windows replaces no file that is still mapped into memory.
