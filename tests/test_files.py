@@ -15,6 +15,7 @@ from labelscape import files
 from labelscape.errors import BadFile, BadOption
 from labelscape.files import (
     _hold,
+    check_folder,
     check_new,
     check_not_read,
     check_replaceable,
@@ -26,6 +27,10 @@ from labelscape.files import (
     try_to_write,
     written_whole,
 )
+from labelscape.maps.many import map_scenes
+from labelscape.maps.run import map_scene
+from labelscape.rasters.creation import of_folder
+from labelscape.rasters.style import write_styles
 from labelscape.training.run import train
 
 SRC = Path(__file__).parent.parent / "src"
@@ -277,6 +282,25 @@ def test_no_folder_is_made_of_an_address(tmp_path, monkeypatch, address):
     assert list(tmp_path.iterdir()) == []
     check_written("C:/map/a.tif")
     check_written("x:y/a.tif")
+
+
+def test_no_new_folder_gets_the_name_of_a_file(tmp_path):
+    made = tmp_path / "made.tif"
+    made.mkdir()
+    # What is there already is a folder, and dots are common in names of folders.
+    for place in (made, tmp_path / "run.2024", tmp_path / "v1.2", tmp_path / "plain"):
+        check_folder(place, "The folder (out)")
+    asked = {
+        "map.tif": lambda out: map_scene("none.safetensors", "none.tif", out),
+        "maps.TIF": lambda out: map_scenes("none.safetensors", ["none.tif"], out),
+        "mlp.safetensors": lambda out: train({"data": {"images": ["a"], "labels": ["b"]}}, out),
+        "scores.json": lambda out: of_folder(None, out, "error maps"),
+        "style.qml": lambda out: write_styles("none.tif", out=out),
+    }
+    for name, call in asked.items():
+        with pytest.raises(BadOption, match=f"has the name of a file, {name}. Give a folder, such as"):
+            call(tmp_path / name)
+        assert not (tmp_path / name).exists()
 
 
 def test_files_of_a_run_that_fails_are_removed_and_those_of_others_stay(tmp_path):

@@ -54,6 +54,13 @@ HIDDEN = 30
 """
 ADDED = HIDDEN + len(".aux.xml")
 """As HIDDEN, where the file gets a side file that is written in the same way."""
+FILES = {
+    *(".tif", ".tiff", ".vrt", ".img", ".jp2", ".png", ".jpg", ".jpeg", ".nc"),
+    *(".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet", ".kml", ".qml", ".sld"),
+    *(".csv", ".txt", ".html", ".pdf", ".md", ".xlsx", ".yaml", ".yml", ".toml"),
+    *(".safetensors", ".onnx", ".pt", ".pth", ".pt2", ".npz", ".zip"),
+}
+"""Suffixes of files that somebody may name where a folder is asked for."""
 # Half of a character beyond U+FFFF. Python also uses these for bytes of a file name that are not UTF-8.
 LONE_SURROGATES = "\ud800-\udfff"
 
@@ -78,6 +85,22 @@ def check_path(given: object, what: str) -> None:
             if fault := name_fault(name, forbidden="\0" + LONE_SURROGATES):
                 raise BadFile(f"{what} cannot be {_shown(name)}: {fault}.")
         check_regular(text)
+
+
+def names_file(place: str | Path) -> bool:
+    """Has a place that is to be written the name of a file of a known kind, and is no folder already?"""
+    return Path(place).suffix.lower() in FILES and not os.path.isdir(place)
+
+
+def check_folder(given: object, what: str) -> None:
+    """As `check_path`, for a folder to write into; raises BadOption where it has the name of a file."""
+    check_path(given, what)
+    if names_file(given):
+        place = Path(given)
+        raise BadOption(
+            f"{what} has the name of a file, {place.name}. Give a folder, such as {place.with_suffix('')}: "
+            "the files in it get names of their own."
+        )
 
 
 def check_regular(path: str | Path) -> None:

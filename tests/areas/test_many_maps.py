@@ -16,6 +16,7 @@ from labelscape.areas.many import class_maps, polygonize_maps, sieve_maps
 from labelscape.areas.polygonize import polygonize
 from labelscape.areas.sieve import sieve
 from labelscape.errors import BadFile, BadOption
+from labelscape.scenes.vectors import read_features
 from labelscape.workers.cluster import connected
 from labelscape.workers.pace import Pace
 
@@ -125,6 +126,24 @@ def test_a_second_start_makes_only_what_is_missing_or_has_changed(maps, tmp_path
     assert [r.state for r in make(given, tmp_path / "out", **other)] == ["failed"] * 4
     monkeypatch.setattr("labelscape.areas.many.build", lambda: "0.1.0 (code 0123456789)")
     assert [r.state for r in make(given, tmp_path / "out", **settings)] == ["failed"] * 4
+
+
+def test_out_may_name_the_file_of_one_map(maps, tmp_path, run_cli):
+    """As in GDAL's own commands; of several maps such a name is refused."""
+    one, folder = maps / "s1_class.tif", tmp_path / "areas.d.gpkg"
+    assert run_cli("polygonize", one, "--out", tmp_path / "new" / "s1.gpkg")[0] == 0
+    assert run_cli("polygonize", one, tmp_path / "same.gpkg")[0] == 0
+    layers = [read_features(tmp_path / name).columns["pixels"] for name in ("new/s1.gpkg", "same.gpkg")]
+    assert len(layers[0]) > 100 and (layers[0] == layers[1]).all()
+    assert run_cli("sieve", one, "--out", tmp_path / "s1.tif", "--min-area", "0.05")[0] == 0
+    sieve(one, tmp_path / "again.tif", min_area=0.05)
+    assert (tmp_path / "s1.tif").read_bytes() == (tmp_path / "again.tif").read_bytes()
+    for verb, name, options in (("polygonize", "all.gpkg", ()), ("sieve", "all.tif", ("--min-area", "0.05"))):
+        code, _, err = run_cli(verb, maps, "--out", tmp_path / name, *options)
+        assert code == 2 and f"has the name of a file, {name}" in err and not (tmp_path / name).exists()
+    # A folder that is there already is one, whatever it is called.
+    folder.mkdir()
+    assert run_cli("polygonize", one, "--out", folder)[0] == 0 and (folder / "s1_class.gpkg").is_file()
 
 
 def test_what_is_wrong_of_all_maps_is_said_before_the_first(maps, tmp_path, run_cli):

@@ -16,7 +16,7 @@ from labelscape.areas.polygon_files import check_target, is_database
 from labelscape.areas.polygonize import PolygonSummary, check_numbers, polygonize
 from labelscape.areas.sieve import SievedClass, SieveSummary, check_minimum, sieve
 from labelscape.errors import BadFile, BadOption
-from labelscape.files import check_path, make_folder
+from labelscape.files import check_folder, check_path, make_folder
 from labelscape.legend import Legend
 from labelscape.progress import bar, print_line
 from labelscape.rasters import creation
@@ -162,7 +162,7 @@ def _each(
     many: _Many, act: Callable[..., Any], maps: SceneList, out: str | Path, hands: Hands
 ) -> tuple[RasterRecord, ...]:
     """A record for each map, in their order."""
-    check_path(out, "The folder of the results (out)")
+    check_folder(out, "The folder of the results (out)")
     if is_database(out):
         raise BadOption("Several class maps are written to a folder, a file each; found a database.")
     for note in maps.notes:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelscape.cli.options import AsJson, Outlines, Overwrite, PolygonsAs, Workers, grouped, print_json, talk
-from labelscape.cli.rasters import ManyOut, Rasters, legend_in, one_target, only_with_out, print_records
+from labelscape.cli.rasters import (
+    ManyOut,
+    Rasters,
+    legend_in,
+    of_one_file,
+    one_target,
+    only_with_out,
+    print_records,
+)
 
 if TYPE_CHECKING:
     from labelscape.areas.polygonize import PolygonSummary
@@ -48,6 +56,7 @@ def run(
       labelscape polygonize maps --out polygons --polygons-as fgb --workers 4
     """
     settings = {**asdict(outlines), "overwrite": overwrite}
+    rasters, out = of_one_file(rasters, out)
     if out is None:
         only_with_out(workers, polygons_as != "gpkg")
         _polygonize_one(*one_target(rasters, NAME), legend, settings, as_json)

@@ -11,6 +11,7 @@ import typer
 
 from labelscape.cli.options import LISTS, Workers, as_options, print_json
 from labelscape.errors import BadOption
+from labelscape.files import names_file
 
 if TYPE_CHECKING:
     from labelscape.areas.many import RasterRecord
@@ -29,7 +30,8 @@ ManyOut = Annotated[
     typer.Option(
         "--out",
         metavar="FOLDER",
-        help="Folder for the results of many class maps, a file of its own name each.",
+        help="Folder for the results of many class maps, a file of its own name each; of one class map also "
+        "the file to write.",
     ),
 ]
 
@@ -43,6 +45,16 @@ def one_target(rasters: list[str], verb: str) -> tuple[str, str]:
             "give a folder for the results: --out FOLDER."
         )
     return rasters[0], rasters[1]
+
+
+def of_one_file(rasters: list[str], out: str | None) -> tuple[list[str], str | None]:
+    """Of `RASTER --out FILE`, as other programs have it, the arguments `RASTER FILE`; all else as it is."""
+    from labelscape.areas.polygon_files import is_database
+
+    one = out is not None and len(rasters) == 1 and Path(rasters[0]).is_file()
+    if one and (is_database(out) or names_file(out)):
+        return [rasters[0], out], None
+    return rasters, out
 
 
 def print_records(records: Sequence[RasterRecord], as_json: bool, said: Callable[[Any], str]) -> None:

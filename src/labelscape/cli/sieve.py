@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelscape.cli.options import AsJson, Co, Overwrite, Workers, grouped, print_json
-from labelscape.cli.rasters import ManyOut, Rasters, legend_in, one_target, only_with_out, print_records
+from labelscape.cli.rasters import (
+    ManyOut,
+    Rasters,
+    legend_in,
+    of_one_file,
+    one_target,
+    only_with_out,
+    print_records,
+)
 
 if TYPE_CHECKING:
     from labelscape.areas.sieve import SieveSummary
@@ -49,6 +57,7 @@ def run(
 
       labelscape sieve "maps/*_class.tif" --out sieved --min-area 0.5 --workers 4
     """
+    rasters, out = of_one_file(rasters, out)
     if out is None:
         only_with_out(workers)
         how = {"overwrite": overwrite, "creation_options": creation_options}

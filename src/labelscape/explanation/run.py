@@ -32,7 +32,7 @@ from labelscape.explanation.choosing import Wanted, choose
 from labelscape.explanation.page import page_of
 from labelscape.explanation.reference import Reference
 from labelscape.explanation.windows import Windows, network_of
-from labelscape.files import check_new, check_path, stem_of, written_whole
+from labelscape.files import check_folder, check_new, stem_of, written_whole
 from labelscape.maps.request import MapRequest, request_for
 from labelscape.nets.blocks import Network
 from labelscape.progress import bar, told_where_lost
@@ -107,7 +107,7 @@ def explain(
     class, task or analysis, BadInput where no window has data, or no analysis that was asked for suits;
     BadFile and BadInput as `open_labels` for labels.
     """
-    check_path(out, "The folder of the explanation (out)")
+    check_folder(out, "The folder of the explanation (out)")
     model, second = _models(checkpoint, other, task)
     sources = [one.source for one in scene] if isinstance(scene, SceneList) else [scene]
     wanted = Wanted(_tuples(window), _tuples(pixel), windows, size, of_class, seed)

@@ -18,7 +18,14 @@ from labelscape.errors import BadFile, BadOption, first_line
 from labelscape.export.card import card
 from labelscape.export.stac_model import model_item
 from labelscape.exported_formats import KINDS
-from labelscape.files import cannot_write, check_local, make_folder, temporary_folder, written_whole
+from labelscape.files import (
+    cannot_write,
+    check_folder,
+    check_local,
+    make_folder,
+    temporary_folder,
+    written_whole,
+)
 from labelscape.model_places import MANIFEST, NAME, Manifest, hub, is_address, refuse_beside, repository, s3
 
 README, ITEM = "README.md", "stac.json"
@@ -49,6 +56,8 @@ def write_card(
     """
     refuse_beside(model, out)
     checkpoint, file, name = _model(model, name, license)
+    if out is not None:
+        check_folder(out, "The folder of the card (out)")
     folder = Path(out) if out is not None else file.parent
     check_local(folder)
     make_folder(folder)

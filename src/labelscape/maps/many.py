@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from labelscape.checkpoint import load_all
 from labelscape.errors import BadOption, WrongType
-from labelscape.files import check_local, check_path
+from labelscape.files import check_folder, check_local
 from labelscape.maps.crew import Work, on_workers
 from labelscape.maps.job import JobResult, SceneRecord, map_one, missing_text, names_for, scene_text
 from labelscape.maps.job_report import JobReport
@@ -80,7 +80,7 @@ def map_scenes(
     cannot do the job (another version, no checkpoint, no access); ClusterLost where the scheduler is gone.
     """
     start = time.monotonic()
-    check_path(out, "The folder of the maps (out)")
+    check_folder(out, "The folder of the maps (out)")
     check_local(out)  # this process writes the files, also where the journal is on S3
     several = listed(scenes)
     request = request_for(checkpoint, several[0], request, protocol, settings)

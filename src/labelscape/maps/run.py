@@ -18,7 +18,7 @@ from labelscape.checkpoint import Checkpoint, load_all
 from labelscape.contract.difference import Difference
 from labelscape.contract.matching import bands_to_read
 from labelscape.errors import LabelscapeError
-from labelscape.files import check_path, written_whole
+from labelscape.files import check_folder, written_whole
 from labelscape.maps.arriving import in_order
 from labelscape.maps.outputs import kind_of, map_name
 from labelscape.maps.plan import mark_forced, refuse_unless
@@ -76,7 +76,7 @@ def map_scene(
     another run writes the same map. Files are written atomically.
     """
     request = request_for(checkpoint, scene, request, protocol, settings)
-    check_path(out, "The folder of a map (out)")
+    check_folder(out, "The folder of a map (out)")
     with stage("load the checkpoint"):
         models = load_all(checkpoint if checkpoint is not None else request.checkpoint)
     source = scene if scene is not None else request.scene

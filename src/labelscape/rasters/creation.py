@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from labelscape.errors import BadOption, UnknownName, WrongType
+from labelscape.files import check_folder
 from labelscape.rasters import compression
 from labelscape.rasters.compression import CODECS, LEVELS, PREDICTED, Compression
 from labelscape.rasters.overviews import BLOCK
@@ -122,8 +123,10 @@ def as_texts(given: Given) -> tuple[str, ...]:
 
 def of_folder(given: Given, out: object, what: str) -> CreationOptions:
     """The options of rasters (`what`) that are written where a folder `out` is given. Raises BadOption where
-    none is: they would do nothing.
+    none is: they would do nothing; and as `check_folder`.
     """
+    if out is not None:
+        check_folder(out, f"The folder of the {what} (out)")
     if out is None and (options := as_texts(given)):
         raise BadOption(
             f"The creation option {options[0]} is for {what}, which are written with `out`: pass it."

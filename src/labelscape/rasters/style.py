@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labelscape.errors import BadOption
-from labelscape.files import check_new, written_whole
+from labelscape.files import check_folder, check_new, written_whole
 from labelscape.legend import RGB, VIRIDIS, Legend, css
 from labelscape.rasters.class_map import measure_in
 from labelscape.rasters.class_names import legend_of
@@ -51,6 +51,8 @@ def write_all_styles(
     rasters: Sequence[str | Path], *, band: int = 1, out: str | Path | None = None, overwrite: bool = False
 ) -> list[tuple[Path, Path]]:
     """`write_styles` of several rasters: none is written before all of them are read."""
+    if out is not None:
+        check_folder(out, "The folder of the styles (out)")
     texts: dict[tuple[Path, Path], tuple[str, str]] = {}
     for path in map(Path, rasters):
         entries, ramp = _entries(path, band)

@@ -18,7 +18,7 @@ from scipy import stats
 
 from labelscape.checkpoint import description
 from labelscape.errors import BadFile, BadInput, BadOption
-from labelscape.files import check_local, check_path, written_whole
+from labelscape.files import check_folder, check_local, written_whole
 from labelscape.training.data import open_recipe_data
 from labelscape.training.outputs import checkpoint_path, make_room
 from labelscape.training.recipe import Recipe, as_recipe, in_todays_words
@@ -190,7 +190,7 @@ def learning_curve(
     that cannot be, or where nothing is held out; else as `train`.
     """
     recipe, shares = as_recipe(recipe), tuple(sorted({float(share) for share in shares}))
-    check_path(out, "The folder of a learning curve (out)")
+    check_folder(out, "The folder of a learning curve (out)")
     check_local(out)
     _check(recipe, shares, seeds)
     out, say = Path(out), say or (lambda text: None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from labelscape.checkpoint import description
 from labelscape.errors import BadFile
-from labelscape.files import written_whole
+from labelscape.files import check_folder, written_whole
 from labelscape.nets.catalog import check_weights
 from labelscape.nets.tables import Row
 from labelscape.progress import told_where_lost
@@ -156,6 +156,7 @@ def run_table(
     UnknownName for a table or an option there is not; BadOption, BadInput, BadFile as `train` and
     `plan_rows`, the wrong settings of all rows before the first of them is trained.
     """
+    check_folder(out, "The folder of the table (out)")
     seeds, changes = checked_seeds(seeds), changes or {}
     chosen_rows(name, rows)
     data = given_data(data, changes)

@@ -14,7 +14,7 @@ from labelscape.checkpoint import Checkpoint, load, remember_file, save
 from labelscape.datasets.own import Dataset, LabelledScene
 from labelscape.datasets.split import PARTS
 from labelscape.errors import BadFile, BadInput, LabelscapeError
-from labelscape.files import check_local, check_new, check_path, locked
+from labelscape.files import check_folder, check_local, check_new, locked
 from labelscape.labels.rules import too_few_classes
 from labelscape.legend import IGNORE
 from labelscape.nets.catalog import entry, options_of
@@ -92,7 +92,7 @@ def train(
     data or the place of writing cannot work.
     """
     recipe = as_recipe(recipe)
-    check_path(out, "The folder of a training run (out)")
+    check_folder(out, "The folder of a training run (out)")
     check_local(out)
     out = Path(out)
     names = checked([*([log] if isinstance(log, str) else log), *["tensorboard"] * tensorboard])

@@ -22,7 +22,7 @@ import torch
 from labelscape.checkpoint import Checkpoint, description, load, save
 from labelscape.errors import BadFile, BadInput, BadOption, NoWeights, nearest_name
 from labelscape.evaluation.counts import Evaluation
-from labelscape.files import check_local, check_path, locked
+from labelscape.files import check_folder, check_local, locked
 from labelscape.progress import Tick, bar, heard_by
 from labelscape.training.data import open_both, val_interval
 from labelscape.training.outputs import checkpoint_path, counts_path, make_room, write_log
@@ -131,7 +131,7 @@ def tune(
     """
     require_optuna()
     plan = _planned(recipe, over, (score, pruner, trials, hours, train_best))
-    check_path(out, "The folder of a search (out)")
+    check_folder(out, "The folder of a search (out)")
     check_local(out)
     say = say or (lambda text: None)
     if over is None:
