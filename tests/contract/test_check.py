@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from labelscape import demo
 from labelscape.checkpoint import load, save
+from labelscape.contract.alike import seen_in_pieces, unlike
 from labelscape.contract.bands import QUANTILES
 from labelscape.contract.compare import compare
 from labelscape.contract.difference import verdict
@@ -28,6 +29,7 @@ from labelscape.inspection import info
 from labelscape.maps import duration
 from labelscape.maps.plan import check
 from labelscape.maps.run import map_scene
+from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.raster import Scene
 
 NAMES = ("blue", "green", "red", "nir", "swir")
@@ -578,3 +580,74 @@ def test_other_mistakes_on_the_real_scene(havel, tmp_path):
 
 def test_verdicts():
     assert verdict(()) == "FITS"
+
+
+def tiles(folder, change, *, seed=3, count=3):
+    """A landscape cut into tiles beside each other; `change` is made to the pixels of one."""
+    folder.mkdir(parents=True)
+    whole, files = landscape(seed, size=SIZE), []
+    for number in range(count):
+        part = whole[:, :, 80 * number : 80 * number + 80]
+        place = world.NORTH_UP @ Affine.translation(80 * number, 0)
+        pixels = change(part) if number == 1 else part
+        files.append(write(folder / f"t{number}.tif", pixels, transform=place))
+    return files
+
+
+def virtual_raster(path, files):
+    """What gdalbuildvrt makes of tiles beside each other."""
+    bands = []
+    for band, name in enumerate(NAMES, start=1):
+        sources = "".join(
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{file.parent.name}/{file.name}</SourceFilename>'
+            f'<SourceBand>{band}</SourceBand><SrcRect xOff="0" yOff="0" xSize="80" ySize="{SIZE}"/>'
+            f'<DstRect xOff="{80 * n}" yOff="0" xSize="80" ySize="{SIZE}"/></SimpleSource>'
+            for n, file in enumerate(files)
+        )
+        bands.append(
+            f'<VRTRasterBand dataType="UInt16" band="{band}"><Description>{name}</Description>{sources}'
+            "</VRTRasterBand>"
+        )
+    with rasterio.open(files[0]) as first:
+        place = ", ".join(map(str, first.transform.to_gdal()))
+        srs = f"<SRS>{first.crs.to_wkt()}</SRS>"
+    path.write_text(
+        f'<VRTDataset rasterXSize="{80 * len(files)}" rasterYSize="{SIZE}">{srs}'
+        f"<GeoTransform>{place}</GeoTransform>{''.join(bands)}</VRTDataset>"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda pixels: pixels + 1000, r"t1\.tif look shifted by \+1000 in all bands .* \(1 of 3 files"),
+        (lambda pixels: pixels * 10, r"t1\.tif look multiplied by about 10, compared"),
+    ],
+)
+def test_one_file_of_a_mosaic_that_is_of_another_kind_is_named(model, tmp_path, change, said):
+    files = tiles(tmp_path / "tiles", change)
+    alike = tiles(tmp_path / "alike", lambda pixels: pixels * 1.15)  # a brighter day
+    virtual = virtual_raster(tmp_path / "tiles.vrt", files)
+    for scene in (files[0].parent, [str(file) for file in files], virtual):
+        with open_scene(scene) as opened:
+            (found,) = [f for f in compare(model.contract, opened) if f.level == "REFUSED"]
+        assert found.kind == "pieces" and re.search(said, found.cause)
+    assert "virtual raster" in found.cause
+    for scene in (alike[0].parent, virtual_raster(tmp_path / "alike.vrt", alike)):
+        with open_scene(scene) as opened:
+            assert verdict(compare(model.contract, opened)) == "FITS"
+    # Where the area leaves that file out, there is nothing wrong.
+    with Scene(files[2]) as other:
+        beside = world.rectangle(other.grid, tmp_path / "area.geojson", 0, 4, SIZE, 70)
+    for scene in (files[0].parent, virtual):
+        with open_scene(scene, area=beside) as opened:
+            assert "pieces" not in {f.kind for f in compare(model.contract, opened)}
+
+
+def test_files_of_a_training_mosaic_are_compared_too(tmp_path):
+    files = tiles(tmp_path / "tiles", lambda pixels: pixels + 1000)
+    for scene, count in ((files[0].parent, 1), (virtual_raster(tmp_path / "a.vrt", files), 1), (files[0], 0)):
+        with open_scene(scene) as opened:
+            lines = unlike(seen_in_pieces(opened, opened.name))
+        assert len(lines) == count and all(re.search(r"t1\.tif look shifted by \+1000", one) for one in lines)

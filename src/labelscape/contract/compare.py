@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from labelscape.contract.alike import unlike_pieces
 from labelscape.contract.contract import Contract
 from labelscape.contract.difference import AFTER, LEVELS, NOTE, REFUSED, Difference
 from labelscape.contract.matching import BandMatch, match_bands, match_pixels
@@ -46,6 +49,9 @@ def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Diffe
     # Imported networks carry no statistics; without matched bands there is nothing to compare.
     if bands is not None and len(contract.statistics) == len(contract.bands):
         found += compare_values(contract, scene, bands, sample_scene(scene, bands))
+        known = np.array([one.quantiles for one in contract.statistics])
+        lines = unlike_pieces(known, scene, bands, contract.bands)
+        found += [Difference("pieces", REFUSED, line) for line in lines]
     # A stable sort: findings of one level stay in the order in which they are found.
     return tuple(sorted(found, key=lambda f: -LEVELS.index(f.level)))
 

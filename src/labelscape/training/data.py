@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from labelscape.checkpoint import Checkpoint, SecondTask
-from labelscape.contract.alike import seen, unlike
+from labelscape.contract.alike import seen_in_pieces, unlike
 from labelscape.contract.bands import BandStatistics, finer_than_32_bits, survey
 from labelscape.contract.colours import colours_of
 from labelscape.contract.contract import Contract
@@ -143,7 +143,9 @@ def _with_undeclared(data: Data, dataset: Dataset) -> Dataset:
     if data.dataset:
         return dataset
     looked = looked_at(dataset.scenes)
-    lines = unlike([found for one in looked if (found := seen(one.scene, one.name))]) if looked[1:] else []
+    # Of one scene its files, where it is a mosaic; as many looks for many scenes as for few.
+    looks = [seen_in_pieces(one.scene, one.name, max(1, LOOKED_AT // len(looked))) for one in looked]
+    lines = unlike([found for own in looks for found in own])
     lines += _undeclared(looked) if data.nodata is None or data.nodata == data.nodata else []
     return replace(dataset, report=(*dataset.report, *lines)) if lines else dataset
 

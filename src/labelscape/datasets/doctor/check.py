@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from labelscape.contract.alike import seen, unlike
+from labelscape.contract.alike import seen_in_pieces, unlike
 from labelscape.contract.bands import band_statistics, finer_than_32_bits
 from labelscape.contract.difference import REFUSED
 from labelscape.contract.values import undeclared_nodata
@@ -248,9 +248,9 @@ def _check_pair(
             results.add("file", "info", name, as_sentence(note, name))
         _check_nodata(results, scene, name)
         _check_spread(results, scene, name)
-        if results.several and len(results.seen) < MOST_SEEN:
+        if (left := MOST_SEEN - len(results.seen)) > 0:
             with suppress(LabelscapeError):
-                results.seen += filter(None, [seen(scene, name)])
+                results.seen += seen_in_pieces(scene, name, left)
         pair = Pair(scene, name, label, split)
         try:
             if is_vector(label):
