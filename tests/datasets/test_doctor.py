@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from labelscape.datasets.doctor import shift as doctor_shift
 from labelscape.datasets.doctor.check import check_data
 from labelscape.datasets.doctor.twins import Sketch, Sketcher, check_twins
+from labelscape.datasets.own import open_dataset
 from labelscape.errors import BadInput
 from labelscape.grid import Grid
 from labelscape.labels.labels import open_labels
@@ -608,7 +609,12 @@ def test_polygons_of_two_classes_on_one_place(tmp_path):
             file, shapely.to_wkb(shapes), [np.array(kinds, object)], ["class"], geometry_type="Polygon",
             crs=w.crs.to_wkt(),
         )  # fmt: skip
-        return [f for f in check_data([w.scene], [file]) if f.kind == "overlap"]
+        told = [f for f in check_data([w.scene], [file]) if f.kind == "overlap"]
+        # Whoever trains without a check reads the same.
+        with open_dataset([w.scene], [file]) as dataset:
+            lines = [line for line in dataset.report if "under polygons of two classes" in line]
+        assert lines == [f"{file}: {one.text} {one.cure}" for one in told]
+        return told
 
     (one,) = found(200, ["field", "wood"])
     assert one.severity == "warning" and "25.0 % of the pixels under polygons are under" in one.text
@@ -636,5 +642,8 @@ def test_masks_that_are_written_in_two_ways(tmp_path, first, second, told):
         labels.append(world.write(tmp_path / f"{name}_l.tif", np.array(values, np.uint8)[stripes]))
     found = [f for f in check_data(images, labels) if f.kind == "codings"]
     assert bool(found) == told
+    with open_dataset(images, labels) as dataset:
+        lines = [line for line in dataset.report if "two ways of writing the same classes" in line]
+    assert lines == [f"{one.text} {one.cure}" for one in found]
     if told:
         assert "Of the label files 1 hold small numbers" in found[0].text and found[0].severity == "warning"

@@ -15,6 +15,7 @@ from labelscape.datasets.divide import divide
 from labelscape.datasets.doctor.labels import is_soft_mask, tally
 from labelscape.datasets.holding import held_bytes
 from labelscape.datasets.labelled import Dataset, LabelledScene, bands_differ
+from labelscape.datasets.overlaps import overlap_lines
 from labelscape.datasets.pairs import GivenParts, listed, pairs_of_folder, parts_given, split_unread
 from labelscape.datasets.share import trained_share
 from labelscape.datasets.split import fold_of
@@ -200,7 +201,9 @@ def _label_report(scenes: Sequence[LabelledScene], opened: _Files) -> list[str]:
     # All were opened with one table. With a model's classes nothing is new.
     new = opened.rules.legend is None
     values = dict.fromkeys(s.labels.renumbered for s in scenes if new and s.labels.renumbered)
-    return [*unused, *_alike([(note, [file]) for note, file in said], "label files"), *counts, *values]
+    doubts = [*(opened.table.doubts if opened.table else ()), *overlap_lines(scenes, files)]
+    told = _alike([(note, [file]) for note, file in said], "label files")
+    return [*unused, *told, *doubts, *counts, *values]
 
 
 def _notes(scenes: Sequence[Scene]) -> list[str]:

@@ -6,12 +6,14 @@ Both have `read(window) -> (H, W) uint8` class indices, 255 where unlabelled.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from labelscape.grid import Grid
 from labelscape.labels.base import Labels
+from labelscape.labels.codings import ONE_WAY, two_codings
 from labelscape.labels.polygons import open_polygon_labels, polygon_classes
 from labelscape.labels.rasters import open_raster_labels
 from labelscape.labels.rules import ClassTable, FoundClasses, LabelRules, resolve_classes
@@ -60,7 +62,12 @@ def classes_of(sources: Sequence[str | Path], rules: LabelRules) -> ClassTable:
         return resolve_classes([], rules)
     # All files before any class: a value that the first file lacks must not shift the indices of the others.
     found = {str(source): found_in(source, rules) for source in dict.fromkeys(map(str, sources))}
-    return resolve_classes([found[str(source)] for source in sources], rules)
+    table = resolve_classes([found[str(source)] for source in sources], rules)
+    met = {source: one.met for source, one in found.items() if one.met}
+    # Whoever names classes or what is unlabelled knows the values.
+    named = rules.threshold is not None or rules.known_legend is not None or rules.ignore_values
+    doubt = "" if named else two_codings(met)
+    return replace(table, doubts=(f"{doubt} {ONE_WAY}",)) if doubt else table
 
 
 def found_in(source: str, rules: LabelRules) -> FoundClasses:

@@ -42,11 +42,11 @@ class PolygonLabels(Labels):
         report: Sequence[str],
     ) -> None:
         super().__init__(legend, grid, report)
-        self._polygons, self._background = polygons, IGNORE if background is None else background
+        self.polygons, self._background = polygons, IGNORE if background is None else background
 
     def _read(self, window: Window) -> np.ndarray:
         # A window at a time: a country's polygons burned over a whole scene would be as large as the scene.
-        return self._polygons.burn(window, np.full(window.shape, self._background, np.uint8))
+        return self.polygons.burn(window, np.full(window.shape, self._background, np.uint8))
 
 
 def open_polygon_labels(

@@ -222,6 +222,8 @@ class FoundClasses:
     """Colours of `values` in the file's colour table, where it has them all."""
     called: Mapping[int, str] = field(default_factory=dict)
     """Names of `values` that are stored with the file (`labels.class_names`)."""
+    met: tuple[int, ...] = ()
+    """All values of a raster, those that mean "not labelled" too."""
 
 
 def too_few_classes(names: Sequence[str]) -> tuple[str, str] | None:
@@ -242,11 +244,13 @@ class ClassTable:
     index_of  raster value (int) or polygon class name (str) -> index in the legend; IGNORE for values that
               are known and not used
     called    value of label rasters -> its name, before any merge; empty where no file was read
+    doubts    sentences on what the files may have been meant to be
     """
 
     legend: Legend
     index_of: Mapping[int | str, int]
     called: Mapping[int, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     @property
     def index_of_value(self) -> dict[int, int]:

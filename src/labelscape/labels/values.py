@@ -242,7 +242,8 @@ def raster_classes(dataset: rasterio.DatasetReader, rules: LabelRules) -> FoundC
     band = LabelBand(dataset)
     # A scan of the whole raster, minutes for the largest: a value that occurs in one corner is a class too.
     ignore = set(band.ignored(rules))
-    values = sorted(v for v in band.counts() if v not in ignore)
+    met = sorted(band.counts())
+    values = [v for v in met if v not in ignore]
     # 254, not 255: one byte value must be left for "unlabelled". Codes that are merged get new values.
     beyond = bool(values) and not rules.merge and (values[0] < 0 or values[-1] > 254)
     if beyond or len(values) > 254:
@@ -259,7 +260,7 @@ def raster_classes(dataset: rasterio.DatasetReader, rules: LabelRules) -> FoundC
         colors = None
     names = names_of_values(dataset.name, dataset)
     called = {value: names[value] for value in values if value in names}
-    return FoundClasses(dataset.name, values=tuple(values), colors=colors, called=called)
+    return FoundClasses(dataset.name, values=tuple(values), colors=colors, called=called, met=tuple(met))
 
 
 def _check_patches(band: LabelBand, values: Sequence[int], *, has_palette: bool) -> None:

@@ -54,6 +54,11 @@ class PolygonIndex:
         """The same polygons for another grid of the same CRS."""
         return PolygonIndex(self._geometries, self._indices, grid, self.notes)
 
+    @property
+    def reversed(self) -> PolygonIndex:
+        """The same polygons with the earlier ones of the file on top."""
+        return PolygonIndex(self._geometries[::-1], self._indices[::-1], self._grid, self.notes)
+
     def touches(self, window: Window) -> bool:
         """Does any polygon lie in a window, at least in part?"""
         import shapely

@@ -31,7 +31,6 @@ from labelscape.datasets.doctor.labels import (
     reasoned,
     tally,
     thresholded,
-    two_codings,
 )
 from labelscape.datasets.doctor.polygons import check_polygons
 from labelscape.datasets.doctor.reading import Pair, Results, read_once
@@ -42,6 +41,7 @@ from labelscape.datasets.pairs import listed, pairs_of_folder
 from labelscape.datasets.published.catalog import labelled
 from labelscape.datasets.published.layout import Published
 from labelscape.errors import BadInput, LabelscapeError
+from labelscape.labels.codings import ONE_WAY, two_codings
 from labelscape.labels.labels import found_in, open_labels
 from labelscape.labels.rules import ClassTable, LabelRules, resolve_classes, too_few_classes, without_effect
 from labelscape.legend import IGNORE
@@ -334,8 +334,9 @@ def _check_masks(results: Results) -> None:
     """
     read = [t for t in results.tallies.values() if t is not None]
     named = results.spec.threshold is not None or class_names(results.spec) or results.spec.ignore_values
-    if not named and (problem := two_codings(read)):
-        results.findings.append(problem)
+    whole = {t.source: t.counts for t in read if t.kind in ("values", "grey")}
+    if not named and (problem := two_codings(whole)):
+        results.add("codings", "warning", "all files", problem, ONE_WAY)
     if (
         read
         and all(is_hard_mask(t, results.spec) for t in read)

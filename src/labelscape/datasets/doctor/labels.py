@@ -178,40 +178,6 @@ def is_hard_mask(found: Tally, spec: LabelRules) -> bool:
     return set(found.counts) <= {0, IGNORE}
 
 
-def two_codings(tallies: Sequence[Tally]) -> Finding | None:
-    """Label rasters of which some number their classes (0, 1, 2) and others stretch the numbers over the
-    greys (0, 127, 255), as programs write masks to be looked at: classes of one file would be others', or,
-    as 255, unlabelled.
-    """
-    numbered, stretched = [], []
-    for one in tallies:
-        values = sorted(one.counts)
-        if one.kind not in ("values", "grey") or len(values) < 2 or values[0] != 0:
-            continue
-        if values[-1] < 16:
-            numbered.append(one)
-        elif values[-1] >= 250 and len(values) < 16 and not set(values[1:-1]) & set(range(1, 16)):
-            stretched.append(one)
-    # 0 and 255 beside files of three classes is a file of one class and what is not labelled.
-    if _most_values(numbered) != _most_values(stretched) or not numbered:
-        return None
-    # Where 255 is beside small numbers in any file, it means "not labelled" there, and probably in all.
-    if any(1 in one.counts and IGNORE in one.counts for one in tallies):
-        return None
-    few, far = (
-        f"{one.source}: {', '.join(map(str, sorted(one.counts)))}" for one in (numbered[0], stretched[0])
-    )
-    text = (
-        f"Of the label files {len(numbered)} hold small numbers ({few}) and {len(stretched)} greys far apart "
-        f"({far}): these seem to be two ways of writing the same classes."
-    )
-    return Finding("codings", "warning", "all files", text, "Write all label files with the same values.")
-
-
-def _most_values(tallies: Sequence[Tally]) -> int:
-    return max((len(one.counts) for one in tallies), default=0)
-
-
 def check_values(found: Tally, rules: LabelRules) -> list[Finding]:
     """The values of one label raster, and whether training can read them."""
     if found.kind in ("fractions", "picture", "colours"):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import rasterio.features
 
-from labelscape.contract.bands import spread_blocks
 from labelscape.crs import Unrelated, bounds_in
-from labelscape.datasets.doctor.findings import Finding, share
+from labelscape.datasets.doctor.findings import Finding
+from labelscape.datasets.overlaps import CURE, overlap_text, two_classes, windows_in
 from labelscape.grid import Grid
 from labelscape.labels.polygons import (
     class_column,
@@ -27,9 +27,6 @@ from labelscape.legend import IGNORE
 from labelscape.scenes.polygons import PolygonIndex, read_polygons
 from labelscape.scenes.scene import crs_text
 from labelscape.scenes.vectors import VectorSource, read_features
-
-OVERLAP_WINDOWS = 16
-"""Windows of 2048 pixels that overlaps of classes are looked for in (ours)."""
 
 
 def check_polygons(
@@ -81,27 +78,10 @@ def check_polygons(
         fate = Counter(fates[names == name].tolist())
         findings.append(_of_class(where, name, fate, scene_name, used=name in used))
     indices = np.array([table.index_of.get(name, IGNORE) for name in names.tolist()], np.uint8)
-    return findings + _of_two_classes(where, geometries[inside], indices[inside], grid)
-
-
-def _of_two_classes(where: str, geometries: np.ndarray, indices: np.ndarray, grid: Grid) -> list[Finding]:
-    """Pixels that polygons of two classes cover: by the order in the file one of them wins, which nobody may
-    have meant. Judged in windows spread over the scene.
-    """
-    first, last = PolygonIndex(geometries[::-1], indices[::-1], grid), PolygonIndex(geometries, indices, grid)
-    labelled = both = 0
-    for window in spread_blocks(grid.window, block=2048, most=OVERLAP_WINDOWS):
-        top, below = (one.burn(window, np.full(window.shape, IGNORE, np.uint8)) for one in (last, first))
-        labelled += int((top != IGNORE).sum())
-        both += int((top != below).sum())
-    if both <= 0.01 * labelled:
-        return []
-    text = (
-        f"{share(both, labelled)} of the pixels under polygons are under polygons of two classes, and have "
-        "the class of the later one in the file."
-    )
-    cure = "Remove the overlaps, or sort the polygons so that those which shall win come last."
-    return [Finding("overlap", "warning", where, text, cure)]
+    both = two_classes(PolygonIndex(geometries[inside], indices[inside], grid), windows_in(grid.window))
+    if text := overlap_text(*both):
+        findings.append(Finding("overlap", "warning", where, text, CURE))
+    return findings
 
 
 def _of_class(where: str, name: str, fate: Counter[str], scene_name: str, *, used: bool) -> Finding:
