@@ -329,6 +329,36 @@ def test_a_world_file_without_a_crs_places_the_labels(w, tmp_path, crs):
             np.testing.assert_array_equal(data.scenes[0].labels.read(), w.classes)
 
 
+def test_a_prj_beside_labels_names_their_crs(w, tmp_path):
+    """As agencies deliver pictures, with a world file: GDAL does not read it."""
+    right = w.transform @ Affine.translation(40, 8)
+    Image.fromarray(w.classes.astype(np.uint8)).save(tmp_path / "l.png")
+    place = (right.a, right.d, right.b, right.e, right.c + right.a / 2, right.f + right.e / 2)
+    (tmp_path / "l.pgw").write_text("\n".join(map(repr, place)))
+    prj, labels = tmp_path / "l.prj", tmp_path / "l.png"
+    prj.write_text(CRS.from_epsg(32633).to_wkt(version="WKT1_ESRI"))
+    expected = np.full_like(w.classes, IGNORE)
+    expected[8:, 40:] = w.classes[:-8, :-40]
+    with open_dataset([w.scene], [labels]) as data:
+        np.testing.assert_array_equal(data.scenes[0].labels.read(), expected)
+        assert [line for line in data.report if "has the CRS of l.prj beside it, EPSG:32633" in line]
+        assert not [line for line in data.report if "are taken to be in that of" in line]
+    # Coordinates of the scene's numbers in the zone beside are another place.
+    prj.write_text(CRS.from_epsg(32632).to_wkt(version="WKT1_ESRI"))
+    with pytest.raises(BadInput, match="do not overlap"):
+        open_dataset([w.scene], [labels])
+    assert check_data([w.scene], [labels])[0].severity == "error"
+    # What is no CRS, or a Shapefile's, says nothing.
+    prj.write_text("nonsense")
+    with open_dataset([w.scene], [labels]) as data:
+        assert [line for line in data.report if "l.prj beside it cannot be read" in line]
+    prj.write_text(CRS.from_epsg(32632).to_wkt(version="WKT1_ESRI"))
+    (tmp_path / "l.shp").touch()
+    with open_dataset([w.scene], [labels]) as data:
+        np.testing.assert_array_equal(data.scenes[0].labels.read(), expected)
+        assert any("are taken to be in that of" in line for line in data.report)
+
+
 @pytest.mark.parametrize("alpha", [False, True])
 def test_three_equal_bands_are_one(w, grid, tmp_path, alpha):
     bands = [w.classes] * 3 + [np.where(w.classes == 2, 0, 255).astype(np.uint8)] * alpha

@@ -45,6 +45,29 @@ def test_a_picture_without_coordinates_stays_without(tmp_path):
         assert scene.bands == ("red", "green", "blue")
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_picture_with_a_world_file_has_the_crs_of_a_prj_beside_it(tmp_path, suffix):
+    """Also where it is resampled, or a tile of a mosaic: as the same pixels with a CRS of their own."""
+    folder, pixels = tmp_path / "tiles", world.spectra(world.paint(40, 60), 3, "uint8")
+    folder.mkdir()
+    for name, left in (("a", 0), ("b", 60)):
+        place = world.NORTH_UP @ Affine.translation(left, 0)
+        world.write(tmp_path / f"{name}.tif", pixels, transform=place)
+        driver = {"png": "PNG", "tif": "GTiff"}[suffix]
+        world.write(folder / f"{name}.{suffix}", pixels, crs=None, transform=Affine.identity(), driver=driver)
+        (folder / f"{name}.{suffix}.aux.xml").unlink(missing_ok=True)
+        numbers = (place.a, place.d, place.b, place.e, place.c + place.a / 2, place.f + place.e / 2)
+        (folder / f"{name}.{'pgw' if suffix == 'png' else 'tfw'}").write_text("\n".join(map(repr, numbers)))
+        (folder / f"{name}.prj").write_text(CRS.from_user_input(world.UTM).to_wkt(version="WKT1_ESRI"))
+    plain, own = tmp_path / "a.tif", folder / f"a.{suffix}"
+    both = [str(tmp_path / "a.tif"), str(tmp_path / "b.tif")]
+    for one, other, options in ((own, plain, {}), (own, plain, {"pixel_size": 25.0}), (folder, both, {})):
+        with open_scene(one, **options) as scene, open_scene(other, **options) as expected:
+            assert scene.grid == expected.grid
+            np.testing.assert_array_equal(scene.read().pixels, expected.read().pixels)
+            assert any(".prj beside it, EPSG:" in note for note in scene.notes)
+
+
 def test_nodata_rules(tmp_path):
     pixels = np.full((2, 4, 4), 7, np.uint8)
     pixels[:, 0, 0] = 0  # nothing there

@@ -21,7 +21,7 @@ from labelscape.labels.rules import LabelRules
 from labelscape.legend import IGNORE
 from labelscape.scenes.nested import MOST_LEVELS, is_too_deep
 from labelscape.scenes.polygons import read_area, read_polygons
-from labelscape.scenes.vectors import VectorSource, append_polygons, is_vector, layers_of, writing
+from labelscape.scenes.vectors import VectorSource, append_polygons, is_vector, layers_of, read_table, writing
 
 UTM = Grid(CRS.from_epsg(32633), Affine(10, 0, 400_000, 0, -10, 5_800_000), 40, 60)
 WEST, SOUTH, EAST, NORTH = UTM.bounds_of(UTM.window)
@@ -317,14 +317,55 @@ def test_text_in_another_encoding_than_a_shapefile_declares(tmp_path, stored, de
         (tmp_path / "f.cpg").write_text(declared)
     found = read_polygons(path)
     assert found.attributes["class"].tolist() == names.tolist()
+    # As of a .vat.dbf, which names the values of a raster.
+    assert read_table(path.with_suffix(".dbf"))["class"].tolist() == names.tolist()
     wrong = stored == "UTF-8" and declared != "UTF-8"
-    assert [("is UTF-8, though" in note) for note in found.notes] == [True] * wrong
+    assert [("is UTF-8, though" in note) for note in found.notes if "no encoding" not in note] == [
+        True
+    ] * wrong
+    # What is taken for Latin-1 may be so, or not: only the user knows the words.
+    assert any("and class ('Äcker') is read as Latin-1" in note for note in found.notes) == (
+        stored != "UTF-8"
+    )
     if stored != "UTF-8":
         (tmp_path / "f.cpg").write_text("UTF-8")
         with pytest.raises(
             BadFile, match=r"another encoding than the file .*ISO-8859-1 or 1252, into the .cpg"
         ):
             read_polygons(path)
+
+
+@pytest.mark.parametrize(
+    ("stored", "names", "declared", "garbled"),
+    [
+        ("CP1251", ["Вода", "Лес"], "1251", False),
+        ("CP1250", ["Łąka", "Świerk"], "CP1250", True),
+        ("CP932", ["水域", "森林"], "SHIFT_JIS", True),
+        ("GBK", ["水体", "土地"], "GBK", False),
+    ],
+)
+def test_names_in_an_encoding_that_nothing_declares_are_no_classes_without_a_word(
+    tmp_path, stored, names, declared, garbled
+):
+    """Latin-1 has a letter for nearly every byte."""
+    path = write(
+        tmp_path / "f.shp", [box(0, 0.5), box(0.5, 1)], values=np.array(names, object), encoding=stored
+    )
+    for wrong in (None, "Windows"):
+        (tmp_path / "f.cpg").unlink(missing_ok=True)
+        if wrong:
+            (tmp_path / "f.cpg").write_text(wrong)
+        said = read_polygons(path).notes
+        assert len(said) == 1 and "no encoding is declared (a .cpg file) that is known" in said[0]
+        if garbled:
+            with pytest.raises(BadInput, match="in another encoding than the file .* with .cpg at its end"):
+                open_labels(path, UTM)
+        else:
+            assert said[0] in open_labels(path, UTM).notes
+    # As the message has it.
+    (tmp_path / "f.cpg").write_text(declared)
+    assert read_polygons(path).notes == ()
+    assert open_labels(path, UTM).legend.names == sorted(names)
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb"])

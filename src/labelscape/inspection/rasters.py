@@ -210,6 +210,8 @@ def place(scene: Scene) -> tuple[dict[str, Any], dict[str, str]]:
     grid, ground = scene.grid, scene.grid.ground_pixel_size
     facts = {"width": grid.width, "height": grid.height, "pixel_size_m": ground, "crs": None, "bounds": None}
     card = {"size": f"{grid.width:,} x {grid.height:,} pixels", "CRS": "none: an image without coordinates"}
+    if grid.crs is None and not grid.transform.is_identity:
+        card["CRS"] = "none, though it has coordinates: say which, gdal_edit.py -a_srs EPSG:CODE FILE"
     if grid.is_georeferenced:
         bounds = grid.bounds_of(grid.window)
         facts |= {"crs": grid.crs.to_string(), "bounds": list(bounds)}

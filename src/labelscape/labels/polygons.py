@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,10 @@ from labelscape.text import some
 
 NO_NAMES = {"null", "none", "nan", "n/a", "#n/a", "<na>", "nil", "unlabeled", "unlabelled"}
 """What tables write, in lower case, where a polygon has no class."""
+
+
+CONTROL = re.compile(r"[\x80-\x9f]")
+"""What bytes of other encodings become as Latin-1, and no text has."""
 
 
 class PolygonLabels(Labels):
@@ -141,6 +146,12 @@ def polygon_names(
                 "into one."
             )
     names = np.array([class_name(value) for value in values], dtype=object).astype(str)
+    if garbled := next((name for name in names.tolist() if CONTROL.search(name)), None):
+        raise BadInput(
+            f"{source} has classes such as {garbled!r}: its text is in another encoding than the file (or "
+            "its .cpg) declares. Write the right one, such as 1250, 1251 or SHIFT_JIS, into a file of the "
+            "same name with .cpg at its end, or save it as .gpkg in a GIS with that encoding chosen."
+        )
     if not names.astype(bool).any():
         raise BadInput(
             f"The column {column!r} of {source} is empty for all {count:,} polygons; choose another with "

@@ -1,13 +1,21 @@
-"""Where a raster lies: its transform, or the one that its ground control points define."""
+"""Where a raster lies: by its transform, by ground control points, by a .prj beside it."""
 
 from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.vrt import WarpedVRT
 
+from labelscape.crs import Unrelated, as_wkt, name_of
 from labelscape.grid import Grid
+from labelscape.scenes.files import is_local
 
 AFFINE = 0.1
 """Pixels by which ground control points may lie off an affine transform and still define it (ours)."""
@@ -26,14 +34,14 @@ TURNS = {
 
 def grid_of(dataset: rasterio.DatasetReader | WarpedVRT) -> Grid:
     """The grid of an open raster. Ground control points place it where it has no transform and one affine
-    transform agrees with all of them.
+    transform agrees with all of them; a .prj beside it names the CRS of one that has none.
     """
     return _placed(dataset)[0]
 
 
 def place_notes(dataset: rasterio.DatasetReader | WarpedVRT, title: str) -> tuple[str, ...]:
-    """What was read from ground control points, what was not, and that a photo lies otherwise than programs
-    show it: a line each.
+    """What was read from ground control points or a .prj, what was not, and that a photo lies otherwise than
+    programs show it: a line each.
     """
     _, note = _placed(dataset)
     return tuple(f"{title} {one}" for one in (note, _turned(dataset)) if one)
@@ -60,8 +68,10 @@ def _placed(dataset: rasterio.DatasetReader | WarpedVRT) -> tuple[Grid, str]:
             "Give it the right one: gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM FILE"
         )
     # Of points beside a transform GDAL takes the transform too.
-    if not dataset.transform.is_identity or isinstance(dataset, WarpedVRT):
+    if isinstance(dataset, WarpedVRT):
         return plain, ""
+    if not dataset.transform.is_identity:
+        return (plain, "") if plain.crs is not None else _with_crs_beside(plain, dataset.name)
     points, crs = dataset.gcps
     if not points:
         if getattr(dataset, "rpcs", None):
@@ -82,6 +92,28 @@ def _placed(dataset: rasterio.DatasetReader | WarpedVRT) -> tuple[Grid, str]:
     return Grid(crs, transform, dataset.height, dataset.width), (
         f"is placed by its {len(points)} ground control points, which agree with one affine transform"
     )
+
+
+def _with_crs_beside(plain: Grid, name: str) -> tuple[Grid, str]:
+    """The grid of a raster whose transform is known, as from a world file, and its CRS is not: with that of a
+    .prj of its name, as agencies deliver pictures with both. GDAL reads world files and no .prj.
+    """
+    if not is_local(name) or not os.path.isfile(name):
+        return plain, ""
+    own = [Path(name).with_suffix(suffix) for suffix in (".prj", ".PRJ")]
+    beside = next((path for path in own if path.is_file()), None)
+    # That of a Shapefile of the same name is no word on the raster.
+    if beside is None or Path(name).with_suffix(".shp").is_file():
+        return plain, ""
+    try:
+        # Not by GDAL: it would raise its error once more at its next call, as that of the raster.
+        crs = CRS.from_wkt(as_wkt(beside.read_text(encoding="utf-8", errors="replace").strip()))
+        # By its code, where it has one: Esri's text differs from it in the order of axes.
+        crs = CRS.from_epsg(code) if (code := crs.to_epsg()) else crs
+    except (Unrelated, CRSError, OSError):
+        return plain, f"has no CRS: {beside.name} beside it cannot be read as one (WKT)"
+    called = f"EPSG:{code}" if code else name_of(crs)
+    return replace(plain, crs=crs), f"has the CRS of {beside.name} beside it, {called}"
 
 
 def _affine(points: list[tuple[float, float, float, float]]) -> tuple[Affine | None, float]:

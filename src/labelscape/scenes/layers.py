@@ -192,7 +192,9 @@ def _is_plain(layer: Layer, rules: dict[int, Nodata | None]) -> bool:
     value, for all bands of the file, or one mask, or takes what is marked as alpha for one.
     """
     dataset, kinds = layer.dataset, [mask.kind for mask in layer.masks]
-    if len(set(rules.values())) > 1 or len(kinds) > 1 or layer.grid.transform != dataset.transform:
+    # Ground control points, or a file beside it, may have placed it.
+    placed = (layer.grid.transform, layer.grid.crs) != (dataset.transform, dataset.crs)
+    if len(set(rules.values())) > 1 or len(kinds) > 1 or placed:
         return False
     marked = {i for i, c in zip(dataset.indexes, dataset.colorinterp) if c == ColorInterp.alpha}
     if marked != {mask.band for mask in layer.masks if mask.kind == "alpha"}:

@@ -25,6 +25,7 @@ from labelscape.mistaken import UNFINISHED, no_such_file, what_it_is
 from labelscape.scenes.files import RASTER_SUFFIXES, is_local, reason, suffix_of
 from labelscape.scenes.nested import is_too_deep
 from labelscape.scenes.vector_paths import as_it_is, member_of, vectors_inside
+from labelscape.text import some
 
 VECTOR_SUFFIXES = {
     *(".gpkg", ".geojson", ".json", ".topojson", ".shp", ".shz", ".fgb", ".parquet", ".geoparquet"),
@@ -176,7 +177,24 @@ def read_features(given: str | Path | VectorSource, columns: Sequence[str] | Non
             f"{source}: the text of {', '.join(wrong)} is UTF-8, though the file (or its .cpg) declares "
             "another encoding: it is read as UTF-8"
         )
+    # GDAL turned into UTF-8 what is in an encoding that it knows of.
+    if meta.get("encoding") == "ISO-8859-1" and (doubtful := _beyond_ascii(found, wrong)):
+        said.append(
+            f"{source}: no encoding is declared (a .cpg file) that is known, and {doubtful} is read as "
+            "Latin-1. If words are wrong, write the encoding, such as 1251 or GBK, into a file of the same "
+            "name with .cpg at its end"
+        )
     return Features(geometries, found, meta["crs"], (*notes, *said))
+
+
+def _beyond_ascii(columns: Mapping[str, np.ndarray], but: Sequence[str]) -> str:
+    """The columns that have text beyond ASCII, each with a word of it, without some; "" for none."""
+    found = []
+    for name, values in columns.items():
+        if values.dtype == object and name not in but:
+            words = (v for v in values if isinstance(v, str) and not v.isascii())
+            found += [f"{name} ({word.strip()[:40]!r})" for word in [next(words, "")] if word]
+    return some(found, 3)
 
 
 def _check_numbers(source: VectorSource, layer: str, columns: Mapping[str, np.ndarray]) -> None:
@@ -262,7 +280,8 @@ def read_table(
 
     with _failures(path), _opened(path) as plain, _warned():
         meta, _, _, fields = pyogrio.raw.read(plain, layer=layer, columns=columns, read_geometry=False)
-    return dict(zip(meta["fields"], fields))
+    found = dict(zip(meta["fields"], fields))
+    return found if Path(path).suffix.lower() in UNICODE else _in_utf8(found)[0]
 
 
 def choices(source: VectorSource) -> list[str]:
