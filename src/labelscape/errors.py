@@ -14,9 +14,12 @@ from typing import Any
 
 
 class LabelscapeError(Exception):
-    """Something a user can fix. `exit_code` is what the command line ends with."""
+    """Something a user can fix. `exit_code` is what the command line ends with; `why` the reason alone, as a
+    part of a sentence, for those who do something else than what the message tells to do.
+    """
 
     exit_code = 1
+    why = ""
 
 
 # An OSError too: callers who expect one from reading a file need not know our errors.

@@ -1,7 +1,8 @@
-"""Text from other people's files: what of it may go into names, messages, XML and terminals."""
+"""Text from other people's files: what of it may go into names, messages, XML and terminals; numbers."""
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Iterable
@@ -28,6 +29,13 @@ def printable_name(text: str) -> str:
 
 def is_printable_name(text: str) -> bool:
     return _IN_NAMES.search(text) is None
+
+
+def digits(value: float) -> str:
+    """Three digits that count, without an exponent: 0.00417, 0.0240, 1.23, 45.6, 789."""
+    if not value:
+        return "0"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def some(items: Iterable[object], most: int = 8) -> str:

@@ -15,6 +15,7 @@ from labelscape.benchmark.run import PAIRS, _Bench
 from labelscape.benchmark.subjects import forward, multiplications, training_step
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.count import macs
+from labelscape.text import digits
 
 CPU = torch.device("cpu")
 
@@ -127,7 +128,7 @@ def test_each_network_predicts_and_trains(result):
 def test_what_was_measured_is_printed_stored_and_drawn(result):
     lines = result.text.splitlines()
     (row,) = [line for line in lines if line.startswith("fcn") and " forward " in line]
-    assert f"{result.measured[0].seconds.median:.3f}" in row and "torch" in row
+    assert digits(result.measured[0].seconds.median) in row and "torch" in row
     assert any(line.startswith("mlp / fcn, forward") and "2.099" in line for line in lines)
     stored = json.loads(json.dumps(result.as_json()))
     assert stored["measured"][1]["seconds"]["median"] == result.measured[1].seconds.median
@@ -142,6 +143,36 @@ def test_an_engine_that_is_not_used_leaves_its_reason():
     failed = Measured("unpooling", "forward", "openvino", failure="it cannot be converted")
     text = BenchResult(machine, 64, 3, (failed,), ()).text
     assert "it cannot be converted" in text and "WARNING: the machine is not quiet" in text
+
+
+def test_an_engine_that_is_not_used_stands_in_its_place_and_tells_nobody_what_to_pass(monkeypatch):
+    from labelscape.scoring import openvino_engine
+
+    monkeypatch.setattr(openvino_engine, "installed_version", lambda: None)
+    how = {"side": 64, "rounds": 1, "engines": ["openvino", "torch"], "device": "cpu"}
+    unused, torchs, _ = ls.bench(["fcn"], **how).measured
+    assert (unused.engine, torchs.engine, torchs.failure) == ("openvino", "torch", "")
+    assert unused.failure.startswith("not measured: it is not installed") and "Pass" not in unused.failure
+    torchs, unused, _ = ls.bench(["fcn"], **{**how, "engines": ["torch", "openvino"]}).measured
+    assert torchs.failure == "" and torchs.engine == "torch" and unused.failure
+
+
+def test_three_digits_count():
+    values = (0.0, 0.0041749, 0.02404, 1.2345, 45.67, 789.1, 12345.6)
+    assert [digits(v) for v in values] == ["0", "0.00417", "0.0240", "1.23", "45.7", "789", "12,346"]
+
+
+def test_ticks_of_the_figure_are_plain_numbers_that_leave_each_other_room(result):
+    from labelscape.benchmark.figure import bench_figure
+
+    figure = bench_figure(result)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    (low, high), labels = axes.get_xlim(), axes.xaxis.get_ticklabels(which="both")
+    shown = [one for one in labels if one.get_text() and low <= one.get_position()[0] <= high]
+    boxes = sorted((one.get_window_extent() for one in shown), key=lambda box: box.x0)
+    assert len(boxes) > 1 and all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:]))
+    assert [float(one.get_text()) for one in shown] == pytest.approx([one.get_position()[0] for one in shown])
 
 
 def test_a_forward_pass_is_that_of_a_map():
@@ -163,6 +194,8 @@ def test_a_forward_pass_is_that_of_a_map():
         ({"networks": ["fcn"], "side": 65}, BadOption, "even number"),
         ({"networks": ["fcn"], "rounds": 0}, BadOption, "rounds"),
         ({"networks": ["fcn"], "precision": "8"}, BadOption, "bf16"),
+        ({"networks": ["fcn"], "precision": "16", "device": "cpu"}, BadOption, "trains on GPUs only"),
+        ({"networks": ["fcn"], "precision": "tf32", "device": "cpu"}, BadOption, "CUDA"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_measured(how, error, said):

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from labelscape.benchmark.result import BenchResult
-from labelscape.evaluation.figures import INK, LINES, blank, plain_axes
+from labelscape.evaluation.figures import INK, LINES, blank, log_ticks, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +32,7 @@ def bench_figure(result: BenchResult) -> Figure:
         left.barh(places, [one.megapixels_per_second for one in mine], **how)
         right.barh(places, [100 * one.share.median for one in mine], **how)
     left.set_xscale("log")
+    log_ticks(left.xaxis)
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
     left.set_xlabel("megapixels per second", fontsize=9, color=INK)

@@ -157,9 +157,9 @@ def machine_of(
     clock, warnings = Clock(device), []
     if product.busy and (busy := statistics.median(product.busy)) < BUSY:
         effect = (
-            "the times here are the processor's own, which that lengthens little"
+            "the times here are the processor's own, which other programs lengthen little"
             if clock.of_processor
-            else "the times here are the wall clock's and too long, ratios of neighbouring runs still hold"
+            else "the times here are the wall clock's and too long; ratios of neighbouring runs still hold"
         )
         warnings.append(
             f"the machine is not quiet: other programs took {100 * (1 - busy):.0f} % of the processor time "

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from labelscape.benchmark.machine import Machine, Spread
+from labelscape.text import digits
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _head(result: BenchResult) -> list[str]:
 def _rows(result: BenchResult) -> list[str]:
     wide = max((len(one.network) for one in result.measured), default=7) + 2
     lines = [
-        f"{'network':<{wide}}{'':<15}{'engine':<13}{'seconds':>9}{'quartiles':>18}{'Mpx/s':>8}{'GFLOP/s':>9}"
+        f"{'network':<{wide}}{'':<15}{'engine':<13}{'seconds':>9}{'quartiles':>20}{'Mpx/s':>8}{'GFLOP/s':>9}"
         f"{'of product':>12}{'peak MiB':>10}"
     ]
     for one in result.measured:
@@ -109,10 +110,10 @@ def _rows(result: BenchResult) -> list[str]:
         if one.seconds is None:
             lines.append(f"{start}  {one.failure}")
             continue
-        spread = f"{one.seconds.low:.3f} to {one.seconds.high:.3f}"
+        spread = f"{digits(one.seconds.low)} to {digits(one.seconds.high)}"
         peak = "unknown" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.0f}"
         lines.append(
-            f"{start}{one.seconds.median:9.3f}{spread:>18}{one.megapixels_per_second:8.3f}{one.gflops:9.0f}"
+            f"{start}{digits(one.seconds.median):>9}{spread:>20}{digits(one.megapixels_per_second):>8}{one.gflops:9.0f}"
             f"{one.share.median:12.0%}{peak:>10}"
         )
     return lines

@@ -17,6 +17,7 @@ from labelscape.progress import bar
 from labelscape.scoring.engine_choice import ENGINES
 from labelscape.scoring.engines import PRECISIONS, pick_device
 from labelscape.scoring.runtimes import installed
+from labelscape.training.team import check_trains
 
 RIVALS = ("smp/Unet", "smp/DeepLabV3Plus")
 SIDE, QUICK_SIDE = 512, 128
@@ -74,6 +75,11 @@ PAIRS = (
 )
 
 
+def reason(error: LabelscapeError) -> str:
+    """Why something is not measured, without what somebody who maps would do about it."""
+    return f"not measured: {error.why}" if error.why else str(error)
+
+
 @dataclass
 class _Bench:
     """The settings of a run, and what it found so far."""
@@ -100,7 +106,8 @@ class _Bench:
 
     def network(self, name: str, engines: Sequence[str]) -> Iterator[Measured]:
         """Everything that is measured of one network."""
-        made: list[tuple[Work, int | None]] = []
+        # In the order of the makers, also what cannot be measured.
+        made: list[tuple[Work, int | None] | Measured] = []
         for what, engine, make in self.makers(name, engines):
             try:
                 memory = Memory(self.clock.device)
@@ -109,9 +116,13 @@ class _Bench:
                 work.run(), work.run()
                 made.append((work, memory.peak()))
             except LabelscapeError as error:
-                yield Measured(name, what, engine, failure=str(error))
-        *times, product = self.turns([work for work, _ in made])
-        for (work, peak), seconds in zip(made, times, strict=True):
+                made.append(Measured(name, what, engine, failure=reason(error)))
+        *times, product = self.turns([one[0] for one in made if not isinstance(one, Measured)])
+        for one in made:
+            if isinstance(one, Measured):
+                yield one
+                continue
+            (work, peak), seconds = one, times.pop(0)
             spread, rate = Spread.of(seconds), self.product.operations
             # Of neighbouring turns: what else the machine does meets both.
             pairs = zip(seconds, product, strict=True)
@@ -167,7 +178,7 @@ def bench(
     side = side if side is not None else QUICK_SIDE if quick else SIDE
     rounds = rounds if rounds is not None else QUICK_ROUNDS if quick else ROUNDS
     chosen = list(engines) if engines is not None else ["torch"] if quick else installed()
-    _check(names, side, rounds, chosen, precision)
+    _check(names, side, rounds, chosen, precision, device)
     pairs = [pair for pair in PAIRS if {pair.one[0], pair.other[0]} <= set(names)]
     measured: list[Measured] = []
     compared: list[Compared] = []
@@ -192,7 +203,9 @@ def bench(
     return found()
 
 
-def _check(names: Sequence[str], side: int, rounds: int, engines: Sequence[str], precision: str) -> None:
+def _check(
+    names: Sequence[str], side: int, rounds: int, engines: Sequence[str], precision: str, device: str
+) -> None:
     if not names:
         raise BadOption(
             "No network is named in `networks`: give names of `labelscape models`, or leave it out."
@@ -205,6 +218,8 @@ def _check(names: Sequence[str], side: int, rounds: int, engines: Sequence[str],
             raise UnknownName("`engine`", engine, ENGINES[1:])
     if precision not in PRECISIONS:
         raise BadOption(f"`precision={precision!r}` must be one of {', '.join(PRECISIONS)}.")
+    # Before a matrix product that takes minutes there (float16 on a CPU), and rows that all say this.
+    check_trains(precision, pick_device(device))
     if not isinstance(side, int) or not SMALLEST <= side <= LARGEST or side % 2:
         raise BadOption(f"`side={side!r}` must be an even number of pixels from {SMALLEST} to {LARGEST}.")
     if not isinstance(rounds, int) or rounds < 1:

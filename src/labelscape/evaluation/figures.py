@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK, FAINT = "#1f2933", "#9aa5b1"
@@ -205,6 +206,20 @@ def plain_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.grid(color="#e4e7eb", linewidth=0.6)
+
+
+def log_ticks(axis: Axis) -> None:
+    """Plain numbers at the ticks of a logarithmic axis that has its data: of matplotlib's own labels on less
+    than two decades (2 x 10^-1, 3 x 10^-1, ...) each covers the next one.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    # Six labels at most on two decades and a half, two at least.
+    subs = (1, 2, 5) if high < 10 * low else (1, 3) if high < 300 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def png(figure: Figure) -> bytes:

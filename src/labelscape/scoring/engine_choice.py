@@ -23,6 +23,7 @@ from labelscape.scoring.scorer import Member, Scorer, calibrated
 from labelscape.scoring.stitch import image_shapes
 from labelscape.scoring.symmetry import SYMMETRIES
 from labelscape.scoring.tiles import TilePlan
+from labelscape.text import digits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +152,9 @@ def _with_each(name: str, scorer: Scorer, sets: Sequence[tuple[Shape, ...]], aut
 
 
 def _refused(name: str, error: _NotUsed) -> BadInput:
-    return BadInput(f"{RUNTIMES[name].TITLE} is not used: {error}. Pass `engine='torch'`.")
+    refused = BadInput(f"{RUNTIMES[name].TITLE} is not used: {error}. Pass `engine='torch'`.")
+    refused.why = str(error)
+    return refused
 
 
 def _too_large(needed: int, shapes: Sequence[Shape]) -> _NotUsed:
@@ -176,7 +179,10 @@ def check_usable(scorer: Scorer, engine: str) -> None:
     if engine not in ENGINES:
         raise UnknownName("`engine`", engine, ENGINES)
     if engine in RUNTIMES and not _runs_already(scorer, engine) and (why := why_not(scorer, engine)):
-        raise BadOption(f"`engine={engine!r}` cannot be used: {why}. Pass `engine='torch'`, or leave it out.")
+        unusable = f"`engine={engine!r}` cannot be used: {why}. Pass `engine='torch'`, or leave it out."
+        refused = BadOption(unusable)
+        refused.why = why
+        raise refused
 
 
 def why_not(scorer: Scorer, engine: str) -> str:
@@ -360,8 +366,9 @@ def _converted(
 
 
 def _in_words(proof: Proof, shapes: Sequence[Shape]) -> str:
-    torches, ours = (f"{seconds:.2f} s" for seconds in proof.seconds)
-    others = f" (also for {len(shapes) - 1} other sizes)" if len(shapes) > 1 else ""
+    torches, ours = (f"{digits(seconds)} s" for seconds in proof.seconds)
+    more = len(shapes) - 1
+    others = f" (also for {more} other size{'s' * (more > 1)})" if more else ""
     return (
         f"{shapes[0][2]} x {shapes[0][3]} pixels{others}: {ours}, torch {torches}; probabilities differ by "
         f"at most {proof.difference:.1g}"

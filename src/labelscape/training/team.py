@@ -34,6 +34,14 @@ logging.getLogger("lightning_fabric.utilities.rank_zero").addFilter(
 )
 
 
+def check_trains(precision: str, device: torch.device) -> None:
+    """Raises BadOption for a precision in which networks are not trained on this device."""
+    refuse_tf32(precision, device)
+    if precision == "16" and device.type == "cpu":
+        # Fabric would take bfloat16 instead, with a warning.
+        raise BadOption("`precision='16'` trains on GPUs only, and this is a CPU: pass 'bf16' or '32'.")
+
+
 def gather(device: str, precision: str) -> Fabric:
     """Connect the processes that `torchrun` or SLURM started, one per GPU; without either, this process
     alone.
@@ -41,10 +49,7 @@ def gather(device: str, precision: str) -> Fabric:
     "16" on a CPU and "tf32" on another device than CUDA.
     """
     where = pick_device(device)
-    refuse_tf32(precision, where)
-    if precision == "16" and where.type == "cpu":
-        # Fabric would take bfloat16 instead, with a warning.
-        raise BadOption("`precision='16'` trains on GPUs only, and this is a CPU: pass 'bf16' or '32'.")
+    check_trains(precision, where)
     # SLURM_STEP_...: set for what `srun` starts, not for a lone process inside a batch script.
     size = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
     if size == 1:

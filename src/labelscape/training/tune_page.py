@@ -150,7 +150,7 @@ def _course(found: Tuning) -> Drawing:
 
 def _slices(found: Tuning) -> Drawing:
     """A panel for each setting, three in a row."""
-    from labelscape.evaluation.figures import INK, blank, plain_axes
+    from labelscape.evaluation.figures import INK, blank, log_ticks, plain_axes
 
     names = list(found.over)
     rows = -(-len(names) // 3)
@@ -170,6 +170,8 @@ def _slices(found: Tuning) -> Drawing:
             axes.set_xticks(range(len(order)), order, parse_math=False)
             axes.margins(x=0.25)
         _scatter(axes, found, list(zip(known, places)))
+        if axes.get_xscale() == "log":
+            log_ticks(axes.xaxis)
         axes.set_xlabel(name, fontsize=9, color=INK, parse_math=False)
         plain_axes(axes)
     for axes in list(panels):  # those that are left over in the last row
