@@ -27,7 +27,9 @@ from labelscape.nets.blocks import Network, conv_bn_relu
 from labelscape.nets.ifbfnet import BalancedFusion, fused
 from labelscape.nets.kernels.distance import relation_sum
 from labelscape.nets.kernels.folding import fold_normalisations
+from labelscape.nets.kernels.taps import DilatedConv2d
 from labelscape.nets.smp_blocks import BLOCKS
+from labelscape.scoring.heap import memory_kept
 
 BANDS, CLASSES = 3, 6
 
@@ -62,6 +64,24 @@ def dfcnet() -> tuple[Network, Network]:
     """Dense blocks: all kept for the gradient, or recomputed."""
     how = {"in_channels": BANDS, "classes": CLASSES}
     return ls.create_model("dfcnet", **how), ls.create_model("dfcnet", **how, checkpointing=True)
+
+
+def dilated(network: str) -> Callable[[], tuple[Network, Network]]:
+    """Weights of dilated kernels: gradients by torch, and by tap on small maps (`--side 128 --batch 8`)."""
+
+    def make() -> tuple[Network, Network]:
+        made = [
+            ls.create_model(network, in_channels=BANDS, classes=CLASSES, **RIVALS).to(
+                memory_format=torch.channels_last
+            )
+            for _ in range(2)
+        ]
+        for module in made[0].modules():
+            if type(module) is DilatedConv2d:
+                module.__class__ = nn.Conv2d
+        return made[0], made[1]
+
+    return make
 
 
 def folded() -> tuple[Network, Network]:
@@ -163,6 +183,8 @@ CASES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "mswbn": mswbn,
     "mswbn/deeplabv3plus": rivals,
     "dfcnet": dfcnet,
+    "dilated mswbn": dilated("mswbn"),
+    "dilated deeplabv3plus": dilated("deeplabv3plus"),
     "folded ifbfnet": folded,
     "upsampled smp/Unet": upsampled("smp/Unet"),
     "upsampled smp/UnetPlusPlus": upsampled("smp/UnetPlusPlus"),
@@ -209,6 +231,11 @@ def peak_bytes(work: Callable[[], object]) -> int:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        # The threads of this process are not the child's: it would wait for them for ever.
+        torch.set_num_threads(1)
+        # What earlier cases have freed goes back, or it would be had for nothing.
+        with memory_kept():
+            pass
         # Afterwards the "high water mark" counts from the present size.
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")

@@ -16,6 +16,7 @@ from labelscape.nets.tables import TABLES
 from labelscape.progress import bar
 from labelscape.scoring.engine_choice import ENGINES
 from labelscape.scoring.engines import PRECISIONS, pick_device
+from labelscape.scoring.heap import memory_kept
 from labelscape.scoring.runtimes import installed
 from labelscape.training.team import check_trains
 
@@ -100,7 +101,8 @@ class _Bench:
     def turns(self, works: Sequence[Work]) -> list[list[float]]:
         """Seconds of each work in turns that alternate with the machine's matrix product, whose come last."""
         runs = {str(n): work.run for n, work in enumerate(works)} | {"product": self.product}
-        found = list(take_turns(runs, self.rounds, self.clock, self.tick).values())
+        with memory_kept():  # as `train` and `map` keep it from step to step
+            found = list(take_turns(runs, self.rounds, self.clock, self.tick).values())
         self.products += found[-1]
         return found
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from labelscape.errors import BadInput
+from labelscape.nets.kernels.taps import DilatedConv2d
 
 _recorded = ContextVar("recorded", default=False)
 
@@ -230,8 +231,9 @@ def conv_bn_relu(
     inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1
 ) -> nn.Sequential:
     """Convolution without bias ("same" padding at stride 1), batch normalisation, ReLU."""
+    kind = DilatedConv2d if dilation > 1 and stride == 1 else nn.Conv2d
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation, bias=False),
+        kind(inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )

@@ -54,6 +54,7 @@ from labelscape.nets.backbones import trunk
 from labelscape.nets.blocks import Network, conv_bn_relu, pad_to_multiple, resize_like
 from labelscape.nets.checks import OF_WEIGHTS, Effect
 from labelscape.nets.kernels.branches import Linear, mean_of_convolution, saves, weighted_sum
+from labelscape.nets.kernels.taps import DilatedConv2d
 
 LEVELS = ("layer1", "layer2", "layer3", "layer4")
 BRANCHES = ("bn", "linear", "bn_relu")
@@ -112,7 +113,7 @@ class Hierarchy(nn.Module):
             # "Same" size for all branches, or they could not be summed.
             pad = operation.field(rate_semantics) // 2
             steps: list[nn.Module] = [
-                nn.Conv2d(
+                DilatedConv2d(
                     inputs,
                     width,
                     operation.kernel,

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from labelscape.nets.context import OneValueNorm
+from labelscape.nets.kernels.taps import DilatedConv2d
 
-KINDS = (nn.Conv2d, nn.ConvTranspose2d)
-"""Exactly these: a subclass may compute its weights anew in each pass (weight standardisation)."""
+KINDS = (nn.Conv2d, DilatedConv2d, nn.ConvTranspose2d)
+"""Exactly these: another subclass may compute its weights anew in each pass (weight standardisation)."""
 
 
 def is_norm(module: nn.Module) -> bool:
