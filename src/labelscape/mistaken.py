@@ -23,6 +23,8 @@ STARTS = {
     b"\x93NUMPY": "is an array of NumPy, which has no coordinates: write it as GeoTIFF, or pass it in Python",
     # Archives that are whole are told apart before.
     b"PK\x03\x04": "is a damaged zip archive, cut short perhaps: download or copy it again",
+    b"\x0e\x03\x13\x01": "is HDF4, which the GDAL of rasterio's wheels cannot read: write its bands as "
+    "GeoTIFF with another GDAL (gdalinfo names them; gdal_translate NAME band.tif)",
     b"%PDF": "is a PDF: export what it shows as GeoTIFF or GeoPackage",
 }
 """How files begin that nothing here reads, and what is said of them."""

@@ -651,3 +651,35 @@ def test_files_of_a_training_mosaic_are_compared_too(tmp_path):
         with open_scene(scene) as opened:
             lines = unlike(seen_in_pieces(opened, opened.name))
         assert len(lines) == count and all(re.search(r"t1\.tif look shifted by \+1000", one) for one in lines)
+
+
+def test_numbered_bands_that_a_model_leaves_out_are_told(tmp_path):
+    """The first four of eight need not be those that a model of four learned from."""
+    pixels = landscape(0)
+    trained = write(tmp_path / "trained.tif", pixels[:4], names=(None,) * 4)
+    model = world.tiny_checkpoint("fcn", like=trained, warmed=False)
+    more = write(tmp_path / "more.tif", np.concatenate([pixels[:4], pixels]), names=(None,) * 9)
+    (found,) = findings(model, more)
+    assert (found.kind, found.level) == ("band names", "FITS")
+    assert "has 9 bands and the model's are only numbered: it reads 1 2 3 4 of them" in found.cause
+    assert findings(model, trained) == ()
+
+
+def test_scales_that_differ_from_band_to_band_are_told_where_one_side_declares_none(model, tmp_path):
+    path = write(tmp_path / "scaled.tif", landscape(0))
+
+    def told(*scales):
+        with rasterio.open(path, "r+") as file:
+            file.scales = scales
+        with Scene(path) as scene:
+            return [f.cause for f in compare(silent, scene) if f.kind == "units"]
+
+    silent = replace(model.contract, units=((1.0, 0.0),) * 5)
+    (one,) = told(1e-4, 1e-4, 1e-4, 2e-4, 1e-4)
+    assert "scene declare different scales" in one and "scale 0.0001 and offset 0, scale 0.0002" in one
+    # One scale for all is that of the stored numbers, and says nothing of them.
+    assert told(*[1e-4] * 5) == [] and told(*[1.0] * 5) == []
+    mixed = replace(model.contract, units=((1e-4, 0.0),) * 4 + ((1.0, 0.0),))
+    with Scene(path) as scene:
+        (other,) = [f for f in compare(mixed, scene) if f.kind == "units"]
+    assert other.level == "FITS" and "bands of the training scenes declare different" in other.cause

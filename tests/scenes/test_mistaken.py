@@ -39,6 +39,7 @@ def zipped(path, *members):
         (gzip.compress(b"data"), "compressed with gzip"),
         ('{"type": "FeatureCollection"}'.encode("utf-16"), "UTF-16"),
         (b"7z\xbc\xaf\x27\x1c\x00\x04", "an archive .7z.: unpack it"),
+        (b"\x0e\x03\x13\x01" + 40 * b"\0", "is HDF4, which the GDAL .* with another GDAL"),
         (b"Rar!\x1a\x07\x01\x00", "an archive .rar.: unpack it"),
         (NUMPY.getvalue(), "an array of NumPy, which has no coordinates: write it as GeoTIFF"),
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF: export what it shows as GeoTIFF"),

@@ -14,6 +14,7 @@ from labelscape.contract.bands import band_statistics
 from labelscape.errors import BadFile, BadInput, UnknownName
 from labelscape.grid import Window
 from labelscape.scenes import memory
+from labelscape.scenes.files import damaged
 from labelscape.scenes.mosaic import open_scene
 from labelscape.scenes.raster import Scene
 from labelscape.scenes.scene_list import find_scenes
@@ -335,3 +336,16 @@ def test_a_height_model_whose_crs_has_heights_is_a_band(tmp_path):
         patch = scene.read()
     assert scene.bands == ("dsm", "red", "slope") and patch.valid.all()
     assert [float(band.mean()) for band in patch.pixels] == [7, 3, 9]
+
+
+def test_a_local_file_by_a_name_of_gdal_is_on_no_server():
+    error = RuntimeError("chunk fetch failed")
+    for name in ("netcdf:scene.nc:red", 'HDF5:"a.h5"://x/red', "/vsizip/a.zip/b.tif", "scene.tif"):
+        assert "the file is truncated or damaged" in str(damaged(name, error))
+    for name in (
+        'HDF5:"/vsicurl/https://host/a.h5"://x',
+        "/vsicurl/https://host/a.tif",
+        "s3://bucket/a.tif",
+        "/vsizip//vsis3/bucket/a.zip/b.tif",
+    ):
+        assert "the server did not answer" in str(damaged(name, error))

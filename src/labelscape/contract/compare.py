@@ -16,7 +16,9 @@ from labelscape.contract.sample import sample_scene
 from labelscape.contract.values import compare_values
 from labelscape.grid import Grid
 from labelscape.scenes.files import stack_files
+from labelscape.scenes.placing import declares
 from labelscape.scenes.scene import Scene
+from labelscape.text import some
 
 TOO_COARSE = 3
 """From this ratio of pixel sizes on, resampling is not suggested: coarse pixels lack the detail the network
@@ -31,7 +33,7 @@ def compare(contract: Contract, scene: Scene, *, stride: int = 1) -> tuple[Diffe
     the network's, in pixels. Raises BadFile for a damaged file.
     """
     bands, found = _bands(contract.bands, scene)
-    found += _types(contract, scene) + _places(contract, scene.grid)
+    found += _types(contract, scene) + _units(contract, scene, bands) + _places(contract, scene.grid)
     found += [Difference("file", NOTE, note) for note in scene.notes]
     # A note only: the network pads such a scene by itself. Of a part of a scene it sees what lies around too.
     if min(scene.around.shape) < stride:
@@ -70,6 +72,14 @@ def _bands(wanted: tuple[str, ...], scene: Scene) -> tuple[tuple[str, ...] | Non
 
 
 def _by_name(match: BandMatch, wanted: tuple[str, ...], scene: Scene) -> list[Difference]:
+    if _nameless(wanted) and len(scene.bands) > len(wanted):
+        # A number is no name: the second of eight bands need not be the second of four.
+        cause = (
+            f"the scene has {len(scene.bands)} bands and the model's are only numbered: it reads "
+            f"{' '.join(wanted)} of them. Where these are not the bands it learned from, name all bands of "
+            "the file in order with `band_names`, or select the right ones first (gdal_translate -b)"
+        )
+        return [Difference("band names", NOTE, cause)]
     picked = tuple(b for b in scene.bands if b in wanted)
     # The order of files in a folder is only that of their names, and no finding.
     if picked == wanted or len(stack_files(scene.source)) > 1:
@@ -147,6 +157,24 @@ def _types(contract: Contract, scene: Scene) -> list[Difference]:
             f"the scene holds {scene.dtype.name} values, the model was trained on {contract.dtype}{more}",
         )
     ]
+
+
+def _units(contract: Contract, scene: Scene, bands: tuple[str, ...] | None) -> list[Difference]:
+    """Scales and offsets that differ from band to band, where one side declares none: values are compared and
+    mapped as they are stored, and are one to the other in each band by another factor.
+    """
+    of_band = dict(zip(scene.bands, scene.units))
+    own, trained = tuple(of_band[band] for band in bands or ()), contract.units
+    if declares(own) == declares(trained) or (len({*own}) < 2 and len({*trained}) < 2):
+        return []
+    who, pairs = ("the scene", own) if declares(own) else ("the training scenes", trained)
+    stated = dict.fromkeys(f"scale {scale:g} and offset {offset:g}" for scale, offset in pairs)
+    cause = (
+        f"the bands of {who} declare different scales and offsets ({some(stated, 3)}), and "
+        f"{'the training scenes' if declares(own) else 'the scene'} none: values are taken as they are "
+        "stored, so check that they mean the same in each band"
+    )
+    return [Difference("units", NOTE, cause)]
 
 
 # ------------------------------------------------------------------------------------------------------ where

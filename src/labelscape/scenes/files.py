@@ -169,6 +169,13 @@ def _format_of(file: str) -> str | None:
     return None
 
 
+HDF5 = re.compile(r'^HDF5:"?(.+?)"?://.*', re.IGNORECASE)
+"""GDAL's name of a raster in an HDF5 file, HDF5:"scene.h5"://data/red, with the file."""
+ON_SERVERS = re.compile("://|/vsi(?:curl|s3|gs|az|adls|oss|swift|webhdfs|hdfs)[/_?]")
+"""In names of rasters on servers, also of members of an archive there; a name of GDAL without it, such as
+netcdf:scene.nc:red, is of a local file."""
+
+
 def damaged(file: str | Path, error: BaseException, where: str = ":", *, verb: str = "read") -> BadFile:
     """A BadFile for a raster that GDAL can open no further, or of which it cannot decode a part: which file,
     what is wrong with it, what to do, and last GDAL's own words.
@@ -176,7 +183,7 @@ def damaged(file: str | Path, error: BaseException, where: str = ":", *, verb: s
     if "No such file" in (why := reason(error)) or "does not exist" in why:
         # GDAL opens a virtual raster whose parts are gone, and notices when it reads them.
         what, cure = "a file that it is made of is missing", "Put it back, or make the virtual raster anew"
-    elif is_local(str(file)):
+    elif is_local(str(file)) or not ON_SERVERS.search(HDF5.sub(r"\1", str(file))):
         what, cure = "the file is truncated or damaged", "Copy or download it again"
     else:
         what, cure = "the server did not answer, or the file there is truncated or damaged", "Try again"

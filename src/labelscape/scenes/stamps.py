@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 import xml.etree.ElementTree as xml
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import rasterio
 
 from labelscape.errors import BadFile
 from labelscape.scenes.containers import folder_of
-from labelscape.scenes.files import READ_FAILURES, gdal, is_local, open_raster
+from labelscape.scenes.files import ON_SERVERS, READ_FAILURES, gdal, is_local, open_raster
 
 SAMPLES, SAMPLE = 16, 2**16
 """Places of a file that are compared, and bytes of each (ours): 1 MiB is read of a file of any size."""
@@ -28,8 +27,6 @@ MANY = 1000
 SHAPEFILE = (".shx", ".dbf", ".prj", ".cpg")
 NO_RASTERS = {".json", ".geojson", ".gpkg", ".fgb", ".xml", ".tfw", *SHAPEFILE}
 """Files that are read with no others, or not as rasters."""
-ON_SERVERS = re.compile("://|/vsi(?:curl|s3|gs|az|adls|oss|swift|webhdfs|hdfs)[/_?]")
-"""In names of rasters on servers, also of members of an archive there."""
 MOST_SERVED = 64
 """Rasters on servers that are compared of one scene (ours): each takes a few requests."""
 SAMPLE_PIXELS = 2**22
