@@ -71,6 +71,7 @@ def test_table_and_trace_of_known_spans():
         "inner                           main            1      0.25  12.5 %",
         "other                           main            1      1.00  50.0 %",
         "all                                                    2.00",
+        "(threads work at the same time: the shares of main alone add up to 100 %)",
     ]
     events = profile.trace()["traceEvents"]
     assert [(e["ph"], e["tid"], e["args"]["name"]) for e in events[:2]] == [
@@ -108,6 +109,11 @@ def test_a_map_is_profiled_and_the_same(tmp_path, run_cli):
         *("network", "softmax, classes, confidence", "journal", "write blocks", "count areas and seams"),
         *("compress", "overviews", "COG", "read back", "polygons", "STAC item"),
     }
+    assert "(threads work at the same time: the shares of main alone add up to 100 %)" in talk
+    code, about, _ = run_cli("info", tmp_path / "one")
+    assert code == 0 and "what takes the time of a map" in about and "not of this map" not in about
+    code, about, _ = run_cli("info", tmp_path / "one" / "map_trace.json")
+    assert code == 0 and "ui.perfetto.dev" in about
     one, two = (tmp_path / folder / "scene_class.tif" for folder in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
     code, _, talk = run_cli(*asked, "--out", tmp_path / "three", "--profile", "--workers", 2)

@@ -91,6 +91,7 @@ def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = pri
     from labelscape.checkpoint import load
     from labelscape.evaluation.text import print_areas, print_scores
     from labelscape.maps.run import map_scene
+    from labelscape.progress import in_words
 
     start = time.monotonic()
     data = demo_data()
@@ -109,7 +110,7 @@ def run_demo(out: Path, *, quick: bool = False, say: Callable[[str], None] = pri
     print_scores(scores, list(MERGE))
     print()
     print_areas(result.areas)
-    print(f"\nFinished in {time.monotonic() - start:.0f} s. Results:")
+    print(f"\nFinished in {in_words(time.monotonic() - start)}. Results:")
     for kind, file in result.paths.items():
         print(f"  {kind:<11}{file}")
     print(f"  {'model':<11}{path}")

@@ -79,6 +79,8 @@ class Profile:
             share = 100 * seconds / self.seconds if self.seconds else 0.0
             lines.append(f"{stage:<32}{thread:<10}{times:>7}{seconds:>10.2f}{share:>6.1f} %")
         lines.append(f"{'all':<32}{'':<10}{'':>7}{self.seconds:>10.2f}")
+        if any(thread != MAIN for _, thread, _, _ in self.rows()):
+            lines.append(f"(threads work at the same time: the shares of {MAIN} alone add up to 100 %)")
         return "\n".join(lines)
 
     def trace(self) -> dict[str, Any]:

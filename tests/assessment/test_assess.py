@@ -413,6 +413,13 @@ def test_samples_and_assessments_are_known_to_info(made, tmp_path):
     about = ls.info(tmp_path / "acc.json")
     assert about.kind == "assessment" and found.sentence in about.text
     assert f"{100 * found.estimates.oa:.2f} %" in about.text and "forest" in about.text
+    # Of fine pixels the table has the unit of the report, which is not the file's.
+    facts = json.loads((tmp_path / "acc.json").read_text())
+    facts["design"]["mapped_area"] = [n / 100 for n in facts["design"]["mapped_pixels"]]
+    (tmp_path / "fine.json").write_text(json.dumps(facts))
+    shown = ls.info(tmp_path / "fine.json").text
+    assert "m²" in shown and f"{1e4 * facts['classes'][0]['area']:,.0f} " in shown
+    assert "hectares" not in shown.split(facts["sentence"])[0]
     about = ls.info(tmp_path / "acc.gpkg")
     assert about.kind == "assessed points" and "train" not in about.text
     samples.edit(points, "DELETE FROM points WHERE point = 3")

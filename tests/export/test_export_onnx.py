@@ -274,5 +274,5 @@ def test_the_command_line_exports_beside_the_checkpoint(run_cli, tmp_path):
     assert json.loads(out)["size"] == 64
     assert run_cli("export", path, "--size", 64)[0] == 1  # it exists
     code, out, _ = run_cli("export", path, "--dynamic", "--overwrite")
-    assert code == 0 and "any multiple of the stride" in out
+    assert code == 0 and "any multiple of 16 pixels" in out
     assert load(path).network == "fcn"

@@ -40,7 +40,7 @@ def recipe(*images, **data):
         (
             recipe("centre.tif"),
             "/data/centre.tif",
-            "Measured on held-out blocks of centre.tif; the scene mapped here has the same name.",
+            "Measured on held-out blocks of centre.tif; the file mapped here has that name and may be it.",
         ),
         (
             recipe(["/b/B02.jp2", "/b/B03.jp2"]),

@@ -148,13 +148,12 @@ def report(findings: Sequence[Finding], scenes: int) -> str:
                 lines.append(f"      -> {finding.cure}")
     for (severity, kind), n in seen.items():
         if n > SHOWN[severity]:
-            lines.append(
-                f"      ... and {n - SHOWN[severity]} more of the kind {kind} ({severity}); --json lists all."
-            )
-    plural = {s: f"{n} {s}{'s' * (n != 1)}" for s, n in counts.items()}
+            more = f"{n - SHOWN[severity]:,} more of the kind {kind} ({severity})"
+            lines.append(f"      ... and {more}; --json lists all.")
+    plural = {s: f"{n:,} {s}{'s' * (n != 1)}" for s, n in counts.items()}
     verdict = "" if counts["error"] else " Ready for training."
     return "\n".join(
-        [*lines, f"{scenes} scene{'s' * (scenes != 1)}: {plural['error']}, {plural['warning']}.{verdict}"]
+        [*lines, f"{scenes:,} scene{'s' * (scenes != 1)}: {plural['error']}, {plural['warning']}.{verdict}"]
     )
 
 

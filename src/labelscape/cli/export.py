@@ -118,7 +118,9 @@ def _print(done: Exported, as_json: bool) -> None:
     if done.format == "smp-folder":
         print(f'load it with: smp.from_pretrained("{done.path}")')
         return
-    images = "any multiple of the stride" if done.size is None else f"{done.size} x {done.size} pixels"
+    images = (
+        f"any multiple of {done.stride} pixels" if done.size is None else f"{done.size} x {done.size} pixels"
+    )
     print(f"{'images':<11}{images}")
     if done.check:
         for number, line in enumerate(done.check.lines()):

@@ -87,7 +87,7 @@ class TileSizes:
             rows.append(
                 f"{side:>6}{100 * iou:>9.2f}{100 * accuracy:>9.2f}{100 * loss:>8.2f}{100 * error:>8.2f}{mark}"
             )
-        return rows
+        return [*rows, "  (lost: points of mIoU below the first size; error: standard error of that)"]
 
     def __str__(self) -> str:
         each = ", ".join(f"{side}: mIoU {100 * iou:.2f} %" for side, iou in zip(self.sides, self.mean_iou))

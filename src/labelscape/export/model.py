@@ -57,11 +57,12 @@ HALF_TOLERANCE = 0.02
 class Exported:
     """An exported network.
 
-    size        rows and columns of its images; None where any multiple of the stride may be given
+    size        rows and columns of its images; None where any multiple of `stride` may be given
     difference  largest difference of a probability from torch's
     changed     share of pixels with another class than torch's
     compared    shapes of the images that were compared, (N, B, H, W)
     check       of a network in int8: its scores beside float32
+    stride      of the network, in pixels
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Exported:
     changed: float
     compared: tuple[tuple[int, int, int, int], ...]
     check: Check | None = None
+    stride: int = 1
 
 
 def export_model(
@@ -159,7 +161,8 @@ def _made(
         describe = partial(_metadata, one, engine=engine)
         files[".onnx"], facts, check = in_int8(files[".onnx"], facts, one, describe, shapes, force=force)
         proven = _proven(_runner(files[".onnx"]), graph, engine, one, shapes, facts)
-    return files, Exported(Path(), to, side, sum(map(len, files.values())), *proven, tuple(shapes), check)
+    size = sum(map(len, files.values()))
+    return files, Exported(Path(), to, side, size, *proven, tuple(shapes), check, engine.stride)
 
 
 def _smp_folder(

@@ -10,9 +10,11 @@ import numpy as np
 
 from labelscape.assessment.answers import read_answers
 from labelscape.assessment.points import Design, read_design
+from labelscape.assessment.words import PIXELS, unit_of
 from labelscape.errors import LabelscapeError
 from labelscape.evaluation.counts import FORMAT, Evaluation
 from labelscape.evaluation.text import percent
+from labelscape.evaluation.units import AreaUnit
 from labelscape.inspection.card import Info, damaged, lines, size_text
 from labelscape.scenes.vectors import layers_of
 from labelscape.text import typed
@@ -103,6 +105,13 @@ def _counts(path: Path, found: Evaluation) -> Info:
     return Info("counts", str(path), facts, lines(card))
 
 
+def _area(value: float | None, unit: AreaUnit) -> str:
+    """An area of the file, which has hectares, or pixels where the map has no coordinates."""
+    if value is None or unit is not PIXELS:
+        return unit.text(value)
+    return f"{value:,.0f}"
+
+
 def _assessment(path: Path, fields: Mapping[str, Any]) -> Info:
     low, high = fields["oa_interval"]
     card: dict[str, Any] = {"assessment": str(path), "of the map": fields["design"]["map"]}
@@ -110,9 +119,10 @@ def _assessment(path: Path, fields: Mapping[str, Any]) -> Info:
     card["estimator"] = fields["estimator"]
     card["overall accuracy"] = f"{percent(fields['oa'])} % ({percent(low)} to {percent(high)} %)"
     card["notes"] = " ".join(fields["notes"])
-    unit = fields["unit"]
-    table = [f"{'class':<24}{unit:>16}{'± 95 %':>14}{'UA %':>8}{'PA %':>8}"]
+    # The unit of the sentence and of the report, which for fine pixels is not the file's.
+    unit = unit_of(fields["design"])
+    table = [f"{'class':<24}{unit.name:>16}{'± 95 %':>14}{'UA %':>8}{'PA %':>8}"]
     for one in fields["classes"]:
-        area, half = ("-" if one[k] is None else f"{one[k]:,.2f}" for k in ("area", "area_ci95"))
+        area, half = (_area(one[key], unit) for key in ("area", "area_ci95"))
         table.append(f"{one['name']:<24}{area:>16}{half:>14}{percent(one['ua']):>8}{percent(one['pa']):>8}")
     return Info("assessment", str(path), dict(fields), lines(card, [*table, "", fields["sentence"]]))

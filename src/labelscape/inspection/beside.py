@@ -35,6 +35,7 @@ ENDINGS = {
     "_card.md": ("model card", "what a model was trained on, how it scores, what it is for"),
     "_stac.json": ("STAC item", "metadata of a map for catalogues; keep it beside the map's files"),
     "_run.json": ("run file", "settings of a map; repeat it: labelscape map --rerun FILE --out FOLDER"),
+    "map_trace.json": ("profile", "what takes the time of a map; open it at https://ui.perfetto.dev"),
     "_times.json": ("times", "seconds of a training step, and what they hold"),
     "counts.json": ("counts", "counts of an evaluation; labelscape evaluate FILE prints their scores"),
     "_errors.tif": ("class map", "where an evaluation found errors: right, or the class that was missed"),

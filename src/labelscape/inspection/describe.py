@@ -157,6 +157,8 @@ def _json(path: Path) -> Info | None:
         return _legend(path, document)
     if isinstance(document, dict) and (found := assessed_document(path, document)) is not None:
         return found
+    if isinstance(document, dict) and "traceEvents" in document:
+        return beside(path)
     kind = document.get("type") if isinstance(document, dict) else None
     if kind in ("Catalog", "Collection"):
         return _collection(path, document)

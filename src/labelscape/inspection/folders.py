@@ -131,5 +131,7 @@ def entries_of(path: Path, names: list[str]) -> list[dict[str, str]]:
         found.append({"name": name, "kind": kind, "use": use})
     for file in others:
         kind, use = _what(file) or ("unknown", "unknown")
-        found.append({"name": file.name, "kind": kind, "use": f"not of this map: {use}"})
+        # A profile bears the name of no map.
+        other = "" if kind == "profile" else "not of this map: "
+        found.append({"name": file.name, "kind": kind, "use": f"{other}{use}"})
     return found

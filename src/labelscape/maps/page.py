@@ -160,7 +160,7 @@ def measured(recipe: Mapping, scene: str | Sequence[str] | None) -> str:
         return f"Measured on {held_out}; this scene was used for training."
     # A weaker sentence: `scene.tif` is the name of many scenes.
     if any(Path(i).name == here.name for i in images):
-        return f"Measured on {held_out}; the scene mapped here has the same name."
+        return f"Measured on {held_out}; the file mapped here has that name and may be it."
     return f"Measured on {held_out}, not on this scene."
 
 
