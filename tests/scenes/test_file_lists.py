@@ -36,3 +36,19 @@ def test_lists_that_cannot_be_followed(folder):
         listed_files([str(folder / "rows.csv")])
     with pytest.raises(BadFile, match="No file matches"):
         listed_files([f"{folder}/*.jp2"])
+
+
+@pytest.mark.parametrize(
+    ("header", "cure"),
+    [
+        ("x,y,class", "Points are no labels"),
+        ("Class;Lat;Lon", "Points are no labels"),
+        ("geometry,class", r"ogr2ogr -oo GEOM_POSSIBLE_NAMES=geometry -a_srs EPSG:CODE rows.gpkg"),
+        ("class,year", "was expected.$"),
+    ],
+)
+def test_tables_of_labels_that_are_no_lists_of_files(tmp_path, header, cure):
+    mark = ";" if ";" in header else ","
+    (tmp_path / "rows.csv").write_text(f"{header}\n{mark.join('123'[: header.count(mark) + 1])}\n")
+    with pytest.raises(BadInput, match=f"rows.csv has no column of paths.*{cure}"):
+        listed_files([str(tmp_path / "rows.csv")])

@@ -211,7 +211,7 @@ def test_collections_give_their_polygons_and_the_rest_is_counted(tmp_path):
         "2 of 7 features are used as polygons; left out: 2 without a geometry that can be read, 1 points, "
         "1 lines, 1 other geometry"
     )
-    with pytest.raises(BadInput, match=r"holds 1 features but no polygon \(1 points\)"):
+    with pytest.raises(BadInput, match=r"but no polygon \(1 points\).*around each \(in QGIS"):
         read_polygons(write(tmp_path / "points.gpkg", [point]))
 
 

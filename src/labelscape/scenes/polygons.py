@@ -104,7 +104,10 @@ def read_polygons(
         raise BadInput(f"{source} is empty: its layer has no features; polygons were expected.")
     if not kept.any():
         had = f" ({_counted(left_out)})" if left_out else ""
-        raise BadInput(f"{source} holds {len(kept):,} features but no polygon{had}; polygons were expected.")
+        around = " Draw an area of one class around each (in QGIS: Buffer)." * (set(left_out) == {"points"})
+        raise BadInput(
+            f"{source} holds {len(kept):,} features but no polygon{had}; polygons were expected.{around}"
+        )
     geometries = geometries[kept]
     attributes = {name: values[kept] for name, values in found.columns.items()}
     broken = ~shapely.is_valid(geometries)

@@ -38,6 +38,10 @@ class TileIndex:
     column: str
 
 
+PLACES = [{"x", "y"}, {"lon", "lat"}, {"longitude", "latitude"}, {"lng", "lat"}, {"easting", "northing"}]
+"""Columns of tables of points."""
+
+
 def entries_of(file: str, index: TileIndex | None = None) -> Iterator[Entry | Listed]:
     """The entries of a list in its order; of a vector file those of its `index`. Raises BadFile where it
     cannot be read, BadInput where it has no column of paths.
@@ -74,11 +78,21 @@ def _column(names: object) -> str | None:
 
 def _without_column(file: str, names: object) -> BadInput:
     names = list(map(str, names))
-    shapes = {"wkt", "geometry", "geom", "the_geom"} & {name.lower() for name in names}
-    cure = f" Polygons as text are not read: convert them (ogr2ogr {Path(file).stem}.gpkg {file})."
+    lower, cure = {name.lower() for name in names}, ""
+    if shapes := [name for name in names if name.lower() in ("wkt", "geometry", "geom", "the_geom")]:
+        # GDAL looks for WKT alone, and knows no CRS of a text.
+        known = f"-oo GEOM_POSSIBLE_NAMES={shapes[0]} -a_srs EPSG:CODE"
+        cure = (
+            f" Polygons as text are not read: convert them (ogr2ogr {known} {Path(file).stem}.gpkg {file})."
+        )
+    elif any(pair <= lower for pair in PLACES):
+        cure = (
+            " Points are no labels, which are polygons or rasters: draw an area of one class around each (in "
+            "QGIS: Create Points Layer from Table, then Buffer)."
+        )
     return BadInput(
         f"{file} has no column of paths: its columns are {', '.join(names) or 'none'}; one called href, path "
-        f"or location was expected.{cure if shapes else ''}"
+        f"or location was expected.{cure}"
     )
 
 
