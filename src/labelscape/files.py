@@ -95,7 +95,8 @@ def names_file(place: str | Path) -> bool:
 def check_folder(given: object, what: str) -> None:
     """As `check_path`, for a folder to write into; raises BadOption where it has the name of a file."""
     check_path(given, what)
-    if names_file(given):
+    # That a file lies there is said where the folder is made.
+    if names_file(given) and not os.path.exists(given):
         place = Path(given)
         raise BadOption(
             f"{what} has the name of a file, {place.name}. Give a folder, such as {place.with_suffix('')}: "
