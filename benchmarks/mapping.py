@@ -42,6 +42,8 @@ NETWORKS: dict[str, dict] = {"fcn": {}, "mlp": {}, "smp/Unet": {"encoder": "resn
 
 def paint(path: Path, size: int) -> Path:
     """A scene of smooth fields and noise, written block by block."""
+    if size % 512:
+        raise SystemExit(f"A scene of {size} x {size} pixels cannot be painted: 512 must divide its side.")
     rng = np.random.default_rng(0)
     profile = {
         "driver": "GTiff",

@@ -156,6 +156,16 @@ def test_what_differs_from_training_is_said(tmp_path):
     assert any("float32" in note and "uint16" in note for note in result.notes)
 
 
+@pytest.mark.parametrize(("side", "told"), [(256, True), (512, False)])
+def test_tiles_that_see_many_times_what_they_map_are_told(tmp_path, side, told):
+    w = world.make(tmp_path, 500, 600)
+    result = map_scene(random_checkpoint(), w.scene, tmp_path / "map", tile_size=side, **QUICK)
+    notes = [note for note in result.notes if "for each one mapped" in note]
+    assert len(notes) == told
+    assert not told or f"{result.forward_share:.0f} pixels are predicted for each one mapped" in notes[0]
+    assert (result.forward_share > 4) == told
+
+
 def test_nothing_is_overwritten_or_half_written(tmp_path):
     w = world.make(tmp_path, 700, 900)
     checkpoint = random_checkpoint()

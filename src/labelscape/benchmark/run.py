@@ -217,7 +217,7 @@ def _check(
     for engine in engines:
         # "auto" is no engine but a choice between them.
         if engine not in ENGINES[1:]:
-            raise UnknownName("`engine`", engine, ENGINES[1:])
+            raise UnknownName("engine in `engines`", engine, ENGINES[1:])
     if precision not in PRECISIONS:
         raise BadOption(f"`precision={precision!r}` must be one of {', '.join(PRECISIONS)}.")
     # Before a matrix product that takes minutes there (float16 on a CPU), and rows that all say this.

@@ -45,7 +45,7 @@ from labelscape.scoring.memory import size_warning
 from labelscape.scoring.precision import LEAST_EQUAL, agreement, is_checked
 from labelscape.scoring.scales import tiles_given
 from labelscape.scoring.scorer import Scorer, second_task
-from labelscape.scoring.stitch import plan_for, windows_read
+from labelscape.scoring.stitch import forward_share, plan_for, windows_read
 from labelscape.scoring.tiles import TilePlan
 from labelscape.stages import stage
 from labelscape.version import build
@@ -53,6 +53,8 @@ from labelscape.workers.store import Store, store_for
 
 UNKNOWN = "unknown"
 """Name of the class of pixels whose confidence is below the rejection threshold."""
+MANY_TIMES = 4.0
+"""Pixels that a tile sees over those it maps, from which on it is said what that costs (ours)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +169,7 @@ def prepared(
         scorer, told_of_engine = settled(scorer, plan, request, store)
     if line := _checked_precision(scorer, request, models, scene, plan):
         notes = [*notes, line]
-    if warning := size_warning(scorer, plan):
-        notes = [*notes, warning]
+    notes = [*notes, *filter(None, [size_warning(scorer, plan), _overlap_warning(plan)])]
     notes = [*notes, *told_of_engine, *filter(None, [other_scaling(checkpoint)])]
     if mate is None and any(one.mate for one in models):
         notes = [*notes, "the second task is not mapped: not all models learned one of that name and classes"]
@@ -193,6 +194,20 @@ def prepared(
         notes = [*notes, *filter(None, [kept.deleted]), *unlike_before(kept.machine)]
         made, told = (stem, paths, rasters_of(request, task)), tuple(notes)
         yield MapWork(request, scorer, scene, plan, legends, *made, kept, replace, told, watched)
+
+
+def _overlap_warning(plan: TilePlan) -> str:
+    """Where tiles are mostly what their neighbours see too; empty elsewhere. Border tiles of a scene little
+    larger than a tile are no reason.
+    """
+    least = ((plan.core + 2 * plan.halo) / plan.core) ** 2
+    if plan.scaled or least < MANY_TIMES or len(plan) == 1:
+        return ""
+    return (
+        f"tiles of {plan.core + 2 * plan.halo} pixels see {plan.halo} more on each side than they map: "
+        f"{forward_share(plan):.0f} pixels are predicted for each one mapped. Larger tiles (`tile_size`) "
+        "take less time; a model exported for one size has to be exported for a larger one (export --size)"
+    )
 
 
 @contextmanager
