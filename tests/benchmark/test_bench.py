@@ -15,7 +15,9 @@ from labelscape.benchmark.run import PAIRS, _Bench
 from labelscape.benchmark.subjects import forward, multiplications, training_step
 from labelscape.errors import BadOption, UnknownName
 from labelscape.nets.count import macs
+from labelscape.scoring.openvino_engine import installed_version
 from labelscape.text import digits
+from labelscape.version import build
 
 CPU = torch.device("cpu")
 
@@ -141,7 +143,10 @@ def test_an_engine_that_is_not_used_leaves_its_reason():
     rate = Spread(100.0, 90.0, 110.0)
     machine = Machine("cpu", "a processor", 1, "2", "32", "wall clock", rate, ("the machine is not quiet",))
     failed = Measured("unpooling", "forward", "openvino", failure="it cannot be converted")
-    text = BenchResult(machine, 64, 3, (failed,), ()).text
+    result = BenchResult(machine, 64, 3, (failed,), ())
+    # Times of an engine are worth little without its version.
+    assert result.as_json()["versions"] == {"labelscape": build(), "openvino": installed_version()}
+    text = result.text
     assert "it cannot be converted" in text and "WARNING: the machine is not quiet" in text
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from labelscape.benchmark.machine import Machine, Spread
+from labelscape.scoring.runtimes import RUNTIMES
 from labelscape.text import digits
+from labelscape.version import build
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class BenchResult:
     def as_json(self) -> dict[str, Any]:
         return {
             "machine": self.machine.as_json(),
+            "versions": versions(one.engine for one in self.measured),
             "side": self.side,
             "rounds": self.rounds,
             "stopped": self.stopped,
@@ -82,6 +86,13 @@ class BenchResult:
     def text(self) -> str:
         """Tables of what was measured."""
         return "\n".join([*_head(self), "", *_rows(self), *_ratios(self)])
+
+
+def versions(engines: Iterable[str]) -> dict[str, str | None]:
+    """Of Labelscape, and of these engines as they are installed; torch's stands beside the machine."""
+    return {"labelscape": build()} | {
+        name: RUNTIMES[name].installed_version() for name in sorted(set(engines) & RUNTIMES.keys())
+    }
 
 
 def _head(result: BenchResult) -> list[str]:
