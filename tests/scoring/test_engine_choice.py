@@ -448,7 +448,7 @@ def test_auto_takes_what_is_clearly_faster(monkeypatch, worth, ratio, engine, ca
     found = with_engine(Scorer.of(made(), device="cpu"), [one_tile(64, 64)])
     assert found.scorer.engine.split()[0] == engine
     assert found.note == ""
-    assert f"64 x 64 pixels: {ratio:.2f} s, torch 1.00 s" in capsys.readouterr().err
+    assert f"64 x 64 pixels: {ratio:.3f} s, torch 1.00 s" in capsys.readouterr().err
 
 
 def test_comparison_finds_what_differs():
