@@ -59,6 +59,32 @@ def test_value_and_gradients_are_those_of_the_plain_form(
         agree([head(made)], [found[0]], within)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_products_by_onednn_are_those_of_torch(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, levels = head_and_levels(dtype=torch.float32)
+    made = [level.detach().to(memory_format=layout) for level in levels]
+    used: list[bool] = []
+    own = kernel._forward
+
+    def forward(*given: object, by_onednn: bool = False, **named: object) -> Tensor:
+        used.append(by_onednn)
+        return own(*given, by_onednn=by_onednn, **named)
+
+    monkeypatch.setattr(kernel, "_forward", forward)
+    with torch.no_grad():
+        found = head(made)
+        doubles = head.double()([level.double() for level in made])
+        monkeypatch.setattr(kernel, "has_products", lambda like: False)
+        without = head.float()(made)
+    with_gradients(head(levels), head, levels)  # sums of a training stay what they were
+    here = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    assert used == [here, False, False, False]
+    agree([found], [without], 1e-6)
+    agree([found.double()], [doubles], 1e-6)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("columns", [8, 16, 256])
 @pytest.mark.parametrize(("strip", "block"), [(1, 2**20), (2**40, 1), (16 * 70 * 24 * 8, 16 * 24 * 8 * 32)])

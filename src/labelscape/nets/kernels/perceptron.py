@@ -93,9 +93,11 @@ def perceptron(
         # By moving axes: torch.func knows no other memory format for a batch.
         levels = [_full(level).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for level in levels]
         layers = [_full(t) for t in (weight, bias, second, second_bias)]
-        if see is None or (torch.is_grad_enabled() and any(t.requires_grad for t in (*levels, *layers))):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (*levels, *layers)):
             return applied(FORM, *layers, *levels).to(kind)
-        return _forward(levels, *layers, see).to(kind)
+        if see is None:
+            return applied(INFERENCE, *layers, *levels).to(kind)
+        return _forward(levels, *layers, see, by_onednn=has_products(layers[0])).to(kind)
 
 
 def _full(tensor: Tensor) -> Tensor:
@@ -104,6 +106,25 @@ def _full(tensor: Tensor) -> Tensor:
 
 def _value(weight: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor, *levels: Tensor) -> Tensor:
     return _forward(levels, weight, bias, second, second_bias)
+
+
+def _value_without_gradients(
+    weight: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor, *levels: Tensor
+) -> Tensor:
+    return _forward(levels, weight, bias, second, second_bias, by_onednn=has_products(weight))
+
+
+def has_products(like: Tensor) -> bool:
+    """Can oneDNN multiply matrices of this kind? On processors of AMD in twice the speed of MKL, which torch
+    takes for products of matrices (and oneDNN for convolutions). The operation is one that torch's compiler
+    uses, and may be missing in another version.
+    """
+    return (
+        like.dtype == torch.float32
+        and like.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
 def _gradients(
@@ -127,6 +148,8 @@ def _plain(weight: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor, *l
 
 
 FORM = Form(_value, _gradients, _plain)
+INFERENCE = Form(_value_without_gradients, _gradients, _plain)
+"""Training keeps its sums: its weights would differ in their last digits from those of earlier versions."""
 
 
 def _plan(levels: Sequence[Tensor], weight: Tensor, bias: Tensor, second: Tensor) -> Plan:
@@ -207,6 +230,8 @@ def _forward(
     second: Tensor,
     second_bias: Tensor,
     see: Callable[[Tensor], object] | None = None,
+    *,
+    by_onednn: bool = False,
 ) -> Tensor:
     plan = _plan(levels, weight, bias, second)
     images, _, height, width = levels[0].shape
@@ -219,7 +244,7 @@ def _forward(
             found = second_bias[:, None, None].expand(-1, bottom - top, right - left).contiguous()
             for units in _chunks(plan):
                 products = _coarse_products(plan, parts, units)
-                for block, hidden in _hidden_blocks(plan, parts, products, units):
+                for block, hidden in _hidden_blocks(plan, parts, products, units, by_onednn):
                     found[:, block].flatten(1).addmm_(second[:, units], hidden.T)
                     if kept is not None:
                         kept[block, left:right, units] = hidden.view(-1, right - left, hidden.shape[1])
@@ -247,19 +272,25 @@ def _coarse_products(plan: Plan, parts: Sequence[Tensor], units: slice) -> list[
 
 
 def _hidden_blocks(
-    plan: Plan, parts: Sequence[Tensor], products: Sequence[Tensor], units: slice
+    plan: Plan, parts: Sequence[Tensor], products: Sequence[Tensor], units: slice, by_onednn: bool = False
 ) -> Iterator[tuple[slice, Tensor]]:
     """Rows of a block and ReLU(W1 pool + b1) there, (r w, u); overwritten by the next block."""
     _, height, width = parts[0].shape
     weight = plan.weights[0][units].T  # (C_1, u)
+    transposed = weight.T.contiguous()
     for top in range(0, height, BLOCK_ROWS):
         block = slice(top, min(top + BLOCK_ROWS, height))
         rows = block.stop - top
         wide = weight.new_empty(plan.rows[rows].shape[1], width, weight.shape[1])
         for part, f, to in zip(products, COARSE, _split(wide, rows), strict=True):
             _widen(part[top // f : block.stop // f + 2], f, to)
-        hidden = plan.rows[rows] @ wide.flatten(1)  # (r, w u)
-        hidden = hidden.view(rows * width, -1).addmm_(_cells(parts[0][:, block]), weight)
+        finest = _cells(parts[0][:, block])
+        if by_onednn:
+            hidden = torch.ops.mkldnn._linear_pointwise(finest, transposed, None, "none", [], "")
+            hidden.view(rows, -1).addmm_(plan.rows[rows], wide.flatten(1))  # (r, w u)
+        else:
+            hidden = plan.rows[rows] @ wide.flatten(1)  # (r, w u)
+            hidden = hidden.view(rows * width, -1).addmm_(finest, weight)
         yield block, hidden.relu_()
 
 
