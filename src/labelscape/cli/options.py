@@ -467,6 +467,7 @@ SETTINGS = (
     "class_column classes crop dataset deterministic device fold force grid holdout ignore_values labels "
     "layer legend log mate merge min_area name network networks nodata other_data optimizer out overlap "
     "overwrite part polygons polygons_as precision engine rate reject report rows scales seed seeds sieve "
+    "engines "
     "simplify split start steps threshold task tile_size tta val size target_se target_class expect "
     "allocation floor strata confidence_bands per_block second design other_map side rounds bootstrap "
     "column confidence top below corrections by_name crs each like method pixel_size workers cluster "

@@ -54,7 +54,9 @@ from labelscape.workers.store import Store, store_for
 UNKNOWN = "unknown"
 """Name of the class of pixels whose confidence is below the rejection threshold."""
 MANY_TIMES = 4.0
-"""Pixels that a tile sees over those it maps, from which on it is said what that costs (ours)."""
+"""Pixels that a tile sees over those it maps, beyond which it is said what that costs (ours): tiles of 64
+pixels that overlap by half, as networks of small crops have them, are at it.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +203,7 @@ def _overlap_warning(plan: TilePlan) -> str:
     larger than a tile are no reason.
     """
     least = ((plan.core + 2 * plan.halo) / plan.core) ** 2
-    if plan.scaled or least < MANY_TIMES or len(plan) == 1:
+    if plan.scaled or least <= MANY_TIMES or len(plan) == 1:
         return ""
     return (
         f"tiles of {plan.core + 2 * plan.halo} pixels see {plan.halo} more on each side than they map: "
