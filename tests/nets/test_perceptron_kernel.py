@@ -76,7 +76,7 @@ def test_products_by_onednn_are_those_of_torch(
     with torch.no_grad():
         found = head(made)
         doubles = head.double()([level.double() for level in made])
-        monkeypatch.setattr(kernel, "has_products", lambda like: False)
+        monkeypatch.setattr(kernel, "onednn_multiplies", lambda like: False)
         without = head.float()(made)
     with_gradients(head(levels), head, levels)  # sums of a training stay what they were
     here = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -122,9 +122,10 @@ def _rows(result: BenchResult) -> list[str]:
             lines.append(f"{start}  {one.failure}")
             continue
         spread = f"{digits(one.seconds.low)} to {digits(one.seconds.high)}"
+        speed = digits(one.megapixels_per_second)
         peak = "unknown" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:.0f}"
         lines.append(
-            f"{start}{digits(one.seconds.median):>9}{spread:>20}{digits(one.megapixels_per_second):>8}{one.gflops:9.0f}"
+            f"{start}{digits(one.seconds.median):>9}{spread:>20}{speed:>8}{one.gflops:9.0f}"
             f"{one.share.median:12.0%}{peak:>10}"
         )
     return lines

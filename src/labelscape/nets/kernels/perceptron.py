@@ -97,7 +97,7 @@ def perceptron(
             return applied(FORM, *layers, *levels).to(kind)
         if see is None:
             return applied(INFERENCE, *layers, *levels).to(kind)
-        return _forward(levels, *layers, see, by_onednn=has_products(layers[0])).to(kind)
+        return _forward(levels, *layers, see, by_onednn=onednn_multiplies(layers[0])).to(kind)
 
 
 def _full(tensor: Tensor) -> Tensor:
@@ -111,10 +111,10 @@ def _value(weight: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor, *l
 def _value_without_gradients(
     weight: Tensor, bias: Tensor, second: Tensor, second_bias: Tensor, *levels: Tensor
 ) -> Tensor:
-    return _forward(levels, weight, bias, second, second_bias, by_onednn=has_products(weight))
+    return _forward(levels, weight, bias, second, second_bias, by_onednn=onednn_multiplies(weight))
 
 
-def has_products(like: Tensor) -> bool:
+def onednn_multiplies(like: Tensor) -> bool:
     """Can oneDNN multiply matrices of this kind? On processors of AMD in twice the speed of MKL, which torch
     takes for products of matrices (and oneDNN for convolutions). The operation is one that torch's compiler
     uses, and may be missing in another version.
@@ -276,21 +276,22 @@ def _hidden_blocks(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Rows of a block and ReLU(W1 pool + b1) there, (r w, u); overwritten by the next block."""
     _, height, width = parts[0].shape
-    weight = plan.weights[0][units].T  # (C_1, u)
-    transposed = weight.T.contiguous()
+    weight = plan.weights[0][units]  # (u, C_1)
+    if by_onednn:
+        weight = weight.contiguous()
     for top in range(0, height, BLOCK_ROWS):
         block = slice(top, min(top + BLOCK_ROWS, height))
         rows = block.stop - top
-        wide = weight.new_empty(plan.rows[rows].shape[1], width, weight.shape[1])
+        wide = weight.new_empty(plan.rows[rows].shape[1], width, len(weight))
         for part, f, to in zip(products, COARSE, _split(wide, rows), strict=True):
             _widen(part[top // f : block.stop // f + 2], f, to)
         finest = _cells(parts[0][:, block])
         if by_onednn:
-            hidden = torch.ops.mkldnn._linear_pointwise(finest, transposed, None, "none", [], "")
+            hidden = torch.ops.mkldnn._linear_pointwise(finest, weight, None, "none", [], "")
             hidden.view(rows, -1).addmm_(plan.rows[rows], wide.flatten(1))  # (r, w u)
         else:
             hidden = plan.rows[rows] @ wide.flatten(1)  # (r, w u)
-            hidden = hidden.view(rows * width, -1).addmm_(finest, weight)
+            hidden = hidden.view(rows * width, -1).addmm_(finest, weight.T)
         yield block, hidden.relu_()
 
 
