@@ -1,7 +1,8 @@
 """Mapping against the bare network: ratios measured side by side in one run.
 
     python benchmarks/mapping.py                time: 4096 x 4096 mapped against the same tiles already in
-                                                memory, by PyTorch
+                                                memory, by PyTorch; GOMP_SPINCOUNT=1000 before it lets threads
+                                                wait as the command line does
     python benchmarks/mapping.py --memory       peak memory of mapping 4096 x 4096 and 16384 x 16384, a
                                                 process each, beside what it held before the map
     python benchmarks/mapping.py --memory --sizes 4096,8192
@@ -112,15 +113,15 @@ def bare(scorer: Scorer, path: Path) -> tuple[float, int]:
 def times(folder: Path, size: int, rounds: int, device: str) -> None:
     path = paint(folder / "scene.tif", size)
     print(
-        f"{'network':<10}{'bare s':>10}{'map s':>10}{'ratio':>8}{'s/Mpx':>8}{'forward':>9}   {size} x "
-        f"{size}, best of {rounds}, interleaved, on {device}"
+        f"{'network':<10}{'bare s':>10}{'map s':>10}{'ratio':>8}{'quartiles':>16}{'s/Mpx':>8}{'forward':>9}"
+        f"   {size} x {size}, medians of {rounds} rounds after a first one, interleaved, on {device}"
     )
     for network, options in NETWORKS.items():
         made = checkpoint(network, **options)
         scorer = Scorer.of(made, device=device)
-        best_bare, best_map, forward = np.inf, np.inf, 0.0
-        for number in range(rounds):
-            best_bare = min(best_bare, bare(scorer, path)[0])
+        alone, maps, forward = [], [], 0.0
+        for number in range(rounds + 1):
+            alone.append(bare(scorer, path)[0])
             start = time.perf_counter()
             result = ls.map_scene(
                 made,
@@ -132,10 +133,16 @@ def times(folder: Path, size: int, rounds: int, device: str) -> None:
                 engine="torch",
                 name="map",
             )
-            best_map, forward = min(best_map, time.perf_counter() - start), result.forward_share
-        ratio, per_megapixel = best_map / best_bare, best_map / size**2 * 1e6
+            maps.append(time.perf_counter() - start)
+            forward = result.forward_share
+        # The first map loads libraries.
+        ratios = np.divide(maps[1:], alone[1:])
+        low, middle, high = np.percentile(ratios, (25, 50, 75))
+        between = f"{low:.3f} to {high:.3f}"
+        took = np.median(maps[1:])
         print(
-            f"{network:<10}{best_bare:>10.2f}{best_map:>10.2f}{ratio:>8.3f}{per_megapixel:>8.3f}{forward:>9.3f}",
+            f"{network:<10}{np.median(alone[1:]):>10.2f}{took:>10.2f}{middle:>8.3f}{between:>16}"
+            f"{took / size**2 * 1e6:>8.3f}{forward:>9.3f}",
             flush=True,
         )
 
@@ -213,7 +220,7 @@ if __name__ == "__main__":
     parser.add_argument("--network", help="Time this network's tiles.")
     parser.add_argument("--tile-size", type=int, default=224)
     parser.add_argument("--size", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="Where maps are made beside the bare networks.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

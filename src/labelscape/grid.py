@@ -11,7 +11,7 @@ from functools import cached_property, partial
 
 import numpy as np
 from affine import Affine
-from numpy.polynomial.chebyshev import chebval2d, chebvander2d
+from numpy.polynomial.chebyshev import chebval2d, chebvander
 from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
 
@@ -235,19 +235,22 @@ class Grid:
     def _area_surface(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Pixel areas in square metres by place: (N,) rows and (N,) columns, from -1 to 1 across the grid."""
         places = np.linspace(-1, 1, LATTICE)
-        down, right = np.repeat(places, LATTICE), np.tile(places, LATTICE)
         height, width = self.shape
-        rows, columns = (down + 1) * (height - 1) / 2, (right + 1) * (width - 1) / 2
-        found = self._areas_around(rows, columns, self.ground_pixel_size)
+        rows = np.repeat((places + 1) * (height - 1) / 2, LATTICE)
+        columns = np.tile((places + 1) * (width - 1) / 2, LATTICE)
+        found = self._areas_around(rows, columns, self.ground_pixel_size).reshape(LATTICE, LATTICE)
         known = np.isfinite(found) & (found > 0)  # corners of a picture of the whole Earth lie beside it
         if known.all():
-            terms = chebvander2d(down, right, [DEGREE, DEGREE])
-            factors = np.linalg.lstsq(terms, found)[0]
-            if np.allclose(terms @ factors, found, rtol=1e-8, atol=0):
-                return partial(_polynomial, factors.reshape(DEGREE + 1, DEGREE + 1))
+            # Least squares along rows and columns in turn. Of all places at once LAPACK wants all cores, and
+            # waits for those of the network.
+            terms = chebvander(places, DEGREE)
+            inverse = np.linalg.pinv(terms)
+            factors = inverse @ found @ inverse.T
+            if np.allclose(terms @ factors @ terms.T, found, rtol=1e-8, atol=0):
+                return partial(_polynomial, factors)
         from scipy.interpolate import RectBivariateSpline
 
-        found = np.where(known, found, np.median(found[known])).reshape(LATTICE, LATTICE)
+        found = np.where(known, found, np.median(found[known]))
         return RectBivariateSpline(places, places, found).ev
 
     def pixel_areas(self, rows: np.ndarray | float, columns: np.ndarray | float) -> np.ndarray:

@@ -26,24 +26,27 @@ def tiles(count):
         other = one + 1
         del one, other
 
+def read(count):
+    tiles(count) if sys.argv[2] != "reader" else in_thread(tiles, count)
+
+def in_thread(work, *given):
+    other = threading.Thread(target=work, args=given)
+    other.start()
+    other.join()
+
 def scene():
     tiles(1)
     start = mebibytes()
     with memory_kept() if sys.argv[1] == "kept" else nullcontext():
-        tiles(12)  # until the heap has found its shape
+        read(12)  # until the heap has found its shape
         with memory_kept():  # a second scene of the same process
             pass
         before = faults()
-        tiles(30)
+        read(30)
         print((faults() - before) / 16384)
     print(mebibytes() - start)
 
-if sys.argv[2] == "thread":
-    other = threading.Thread(target=scene)
-    other.start()
-    other.join()
-else:
-    scene()
+in_thread(scene) if sys.argv[2] == "thread" else scene()
 """
 
 
@@ -85,5 +88,15 @@ def test_on_a_worker_whose_work_runs_in_a_thread_too():
     if "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
         pytest.skip("needs glibc")
     cleared, left = measured("kept", "65536", place="thread", environment=ONE_ARENA)
+    assert cleared < MOST
+    assert left < 32
+
+
+@pytest.mark.skipif(not hasattr(os, "confstr") or not sys.platform.startswith("linux"), reason="needs glibc")
+def test_in_a_thread_that_reads_ahead_too():
+    """It is begun for each scene."""
+    if "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
+        pytest.skip("needs glibc")
+    cleared, left = measured("kept", "", place="reader")
     assert cleared < MOST
     assert left < 32

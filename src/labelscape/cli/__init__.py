@@ -49,6 +49,7 @@ from labelscape.cli import (
 )
 from labelscape.cli.options import talk
 from labelscape.errors import LabelscapeError, is_out_of_memory, nearest_name
+from labelscape.scoring.machine import share_cores
 from labelscape.version import __version__
 
 
@@ -153,6 +154,7 @@ def main(argv: list[str] | None = None, *, name: str | None = None) -> None:
     # At its end Python looks for garbage once more, among all that torch and timm have made: for a second, in
     # a process whose memory is given back anyway. What is frozen it leaves alone.
     atexit.register(gc.freeze)
+    share_cores()
     with streams.usable(), streams.stopped_by_signals():
         _run(argv, name)
 

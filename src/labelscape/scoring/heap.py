@@ -1,7 +1,8 @@
 """Memory that the tiles of a scene use one after the other is kept between them.
 
 glibc gives a large tensor back to the system as soon as it is freed, and the system clears every page of the
-next one. Dask's workers are told to give back all they can (MALLOC_TRIM_THRESHOLD_), so that they clear every
+next one; so it does with all that a thread beside the first one frees, whose memory it manages in pieces of
+its own. Dask's workers are told to give back all they can (MALLOC_TRIM_THRESHOLD_), so that they clear every
 tensor anew.
 """
 
@@ -15,7 +16,7 @@ from functools import cache
 from typing import Any
 
 # Of malloc.h, the same on all processors.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 MOST = 2**31 - 1
 
 _users = 0
@@ -31,7 +32,7 @@ def memory_kept() -> Iterator[None]:
     with _lock:
         _users += 1
         if _users == 1:
-            _options({M_TRIM_THRESHOLD: MOST, M_MMAP_MAX: 0})
+            _options({M_TRIM_THRESHOLD: MOST, M_MMAP_MAX: 0, M_ARENA_MAX: 1})
     try:
         yield
     finally:
@@ -40,6 +41,8 @@ def memory_kept() -> Iterator[None]:
             if not _users:
                 # What glibc comes to by itself after large tensors; it adapts no more once it was told.
                 _options({M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20})
+                # No limit, as before; one that a thread has met meanwhile glibc keeps for good.
+                _options({M_ARENA_MAX: 0})
                 if library := _glibc():
                     library.malloc_trim(0)
 

@@ -31,6 +31,18 @@ def import_torch() -> Any:
     return torch
 
 
+def share_cores() -> None:
+    """Let threads of torch that wait for each other sleep after some microseconds, in a process that has not
+    loaded it yet. A user's own setting is kept.
+
+    GNU OpenMP lets them spin for milliseconds otherwise, on cores that read the next tile or crop, write the
+    last one or compute strips of a perceptron meanwhile. It takes this value by itself where it knows of more
+    threads than cores, and it knows its own only.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def threads_now() -> int:
     """Threads that a network computes with; where torch is not loaded, one for each core that this process
     may use.
