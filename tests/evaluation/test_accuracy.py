@@ -408,3 +408,13 @@ def test_intervals_hold_the_truth_in_93_to_97_of_100_samples(kind):
             assert np.all(each < 0.975) and each[0] > rare and np.all(each[1:] > least), (how, name, share)
     # The difference is no accident of the simulation: its standard error is 0.005.
     assert held["wilson"]["pa"][0] > held["symmetric"]["pa"][0] + 0.03
+
+
+def test_no_accuracy_is_above_1_where_shares_are_rounded():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        areas = rng.random(5) * 10
+        found = estimate_areas(np.diag(rng.integers(2, 60, 5)), areas)
+        assert 1 - 1e-12 < found.oa <= 1
+        for accuracy in (found.ua, found.pa, found.f1):
+            assert (accuracy > 1 - 1e-12).all() and (accuracy <= 1).all()

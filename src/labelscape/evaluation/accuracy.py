@@ -379,7 +379,7 @@ def _scores(cells: np.ndarray, classes: int) -> tuple[dict[str, np.ndarray], dic
     values, slopes = {}, {}
     for name, (upper, lower) in _ratios(classes).items():
         below = _below(cells, lower)
-        values[name] = cells @ upper / below
+        values[name] = _ratio(cells, upper, below)
         slopes[name] = np.nan_to_num((upper - values[name] * lower) / below)
     return values, slopes
 
@@ -389,6 +389,12 @@ def _below(cells: np.ndarray, lower: np.ndarray) -> np.ndarray:
     below = cells @ lower if lower.any() else np.ones((*cells.shape[:-1], lower.shape[1]))
     # NaN, not 0: the accuracy of a class that the sample never met is unknown.
     return np.where(below > 0, below, np.nan)
+
+
+def _ratio(cells: np.ndarray, upper: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Shares of cells (..., K*K) over what is below the line."""
+    # Shares that add up to 1 may miss it in the last digit, and no accuracy is above it.
+    return np.minimum(cells @ upper / below, 1)
 
 
 def _bootstrap(
@@ -408,7 +414,7 @@ def _bootstrap(
         share[:, cells] += weight * (drawn @ one.totals) / (drawn @ one.areas)[:, None]
     found = {}
     for name, (upper, lower) in _ratios(classes).items():
-        stacked = share @ upper / _below(share, lower)
+        stacked = _ratio(share, upper, _below(share, lower))
         # nanquantile warns of columns that are NaN throughout, such as a class that the sample never met.
         known = ~np.isnan(stacked).all(axis=0)
         ends = np.full((2, stacked.shape[1]), np.nan)
