@@ -39,10 +39,9 @@ def memory_kept() -> Iterator[None]:
         with _lock:
             _users -= 1
             if not _users:
-                # What glibc comes to by itself after large tensors; it adapts no more once it was told.
+                # What glibc comes to by itself after large tensors; it adapts no more once it was told. One
+                # arena for all threads it keeps to anyway, once a thread has asked for memory.
                 _options({M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 64 * 2**20})
-                # No limit, as before; one that a thread has met meanwhile glibc keeps for good.
-                _options({M_ARENA_MAX: 0})
                 if library := _glibc():
                     library.malloc_trim(0)
 
