@@ -361,10 +361,11 @@ def _ratios(classes: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     is_reference = np.equal.outer(reference, np.arange(classes)).astype(float)
     both = is_mapped * is_reference
     return {
-        # Shares of the whole: their sum is 1 in every sample, so that only the upper part varies.
-        "area": (is_reference, np.zeros_like(is_reference)),
+        # Of the whole, whose shares may miss their sum of 1 in the last digit: no accuracy is above it. That
+        # sum varies in no sample, so that the errors are those of the upper part.
+        "area": (is_reference, np.ones_like(is_reference)),
         # Overall, user's and producer's accuracy: Olofsson eq. 1 to 3.
-        "oa": (both.sum(axis=1, keepdims=True), np.zeros((classes * classes, 1))),
+        "oa": (both.sum(axis=1, keepdims=True), np.ones((classes * classes, 1))),
         "ua": (both, is_mapped),
         "pa": (both, is_reference),
         "f1": (2 * both, is_mapped + is_reference),
@@ -379,22 +380,16 @@ def _scores(cells: np.ndarray, classes: int) -> tuple[dict[str, np.ndarray], dic
     values, slopes = {}, {}
     for name, (upper, lower) in _ratios(classes).items():
         below = _below(cells, lower)
-        values[name] = _ratio(cells, upper, below)
+        values[name] = cells @ upper / below
         slopes[name] = np.nan_to_num((upper - values[name] * lower) / below)
     return values, slopes
 
 
 def _below(cells: np.ndarray, lower: np.ndarray) -> np.ndarray:
     """What is below the line for shares of cells (..., K*K)."""
-    below = cells @ lower if lower.any() else np.ones((*cells.shape[:-1], lower.shape[1]))
+    below = cells @ lower
     # NaN, not 0: the accuracy of a class that the sample never met is unknown.
     return np.where(below > 0, below, np.nan)
-
-
-def _ratio(cells: np.ndarray, upper: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Shares of cells (..., K*K) over what is below the line."""
-    # Shares that add up to 1 may miss it in the last digit, and no accuracy is above it.
-    return np.minimum(cells @ upper / below, 1)
 
 
 def _bootstrap(
@@ -414,7 +409,7 @@ def _bootstrap(
         share[:, cells] += weight * (drawn @ one.totals) / (drawn @ one.areas)[:, None]
     found = {}
     for name, (upper, lower) in _ratios(classes).items():
-        stacked = _ratio(share, upper, _below(share, lower))
+        stacked = share @ upper / _below(share, lower)
         # nanquantile warns of columns that are NaN throughout, such as a class that the sample never met.
         known = ~np.isnan(stacked).all(axis=0)
         ends = np.full((2, stacked.shape[1]), np.nan)
