@@ -119,9 +119,9 @@ def times(folder: Path, size: int, rounds: int, device: str) -> None:
     for network, options in NETWORKS.items():
         made = checkpoint(network, **options)
         scorer = Scorer.of(made, device=device)
-        alone, maps, forward = [], [], 0.0
+        seconds, forward = [], 0.0
         for number in range(rounds + 1):
-            alone.append(bare(scorer, path)[0])
+            alone = bare(scorer, path)[0]
             start = time.perf_counter()
             result = ls.map_scene(
                 made,
@@ -133,16 +133,16 @@ def times(folder: Path, size: int, rounds: int, device: str) -> None:
                 engine="torch",
                 name="map",
             )
-            maps.append(time.perf_counter() - start)
+            seconds.append((alone, time.perf_counter() - start))
             forward = result.forward_share
         # The first map loads libraries.
-        ratios = np.divide(maps[1:], alone[1:])
-        low, middle, high = np.percentile(ratios, (25, 50, 75))
+        kept = np.array(seconds[1:])
+        without, mapping = np.median(kept, axis=0)
+        low, ratio, high = np.percentile(kept[:, 1] / kept[:, 0], (25, 50, 75))
         between = f"{low:.3f} to {high:.3f}"
-        took = np.median(maps[1:])
         print(
-            f"{network:<10}{np.median(alone[1:]):>10.2f}{took:>10.2f}{middle:>8.3f}{between:>16}"
-            f"{took / size**2 * 1e6:>8.3f}{forward:>9.3f}",
+            f"{network:<10}{without:>10.2f}{mapping:>10.2f}{ratio:>8.3f}{between:>16}"
+            f"{mapping / size**2 * 1e6:>8.3f}{forward:>9.3f}",
             flush=True,
         )
 

@@ -8,6 +8,9 @@ import pytest
 
 from labelscape.workers.cluster import ONE_ARENA
 
+GLIBC = sys.platform.startswith("linux") and "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
+pytestmark = pytest.mark.skipif(not GLIBC, reason="needs glibc")
+
 PROGRAM = """
 import resource, sys, threading
 import torch
@@ -72,10 +75,7 @@ def measured(how, threshold, **where):
     return [float(line) for line in done.stdout.split()]
 
 
-@pytest.mark.skipif(not hasattr(os, "confstr") or not sys.platform.startswith("linux"), reason="needs glibc")
 def test_tiles_find_the_memory_of_those_before_and_the_system_gets_it_back():
-    if "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
-        pytest.skip("needs glibc")
     for threshold in ("", "65536"):  # Dask's nanny sets the second
         cleared, left = measured("kept", threshold)
         assert cleared < MOST, threshold
@@ -83,20 +83,14 @@ def test_tiles_find_the_memory_of_those_before_and_the_system_gets_it_back():
     assert measured("plain", "65536")[0] > 50
 
 
-@pytest.mark.skipif(not hasattr(os, "confstr") or not sys.platform.startswith("linux"), reason="needs glibc")
 def test_on_a_worker_whose_work_runs_in_a_thread_too():
-    if "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
-        pytest.skip("needs glibc")
     cleared, left = measured("kept", "65536", place="thread", environment=ONE_ARENA)
     assert cleared < MOST
     assert left < 32
 
 
-@pytest.mark.skipif(not hasattr(os, "confstr") or not sys.platform.startswith("linux"), reason="needs glibc")
 def test_in_a_thread_that_reads_ahead_too():
     """It is begun for each scene."""
-    if "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
-        pytest.skip("needs glibc")
     cleared, left = measured("kept", "", place="reader")
     assert cleared < MOST
     assert left < 32

@@ -1,7 +1,7 @@
 """What the last digits of a map depend on beside its settings: the number of threads, the processor, torch.
 
 Sums over many numbers are rounded in another order by another number of threads: a confidence may then differ
-by one step in a few of a million pixels.
+by one step in a few of a million pixels. Also how these threads wait for each other.
 """
 
 from __future__ import annotations
